@@ -62,8 +62,6 @@ def test_every_example_runs(name: str) -> None:
 )
 def test_the_examples_of_modules(name: str) -> None:
     try:
-        if name == "adaptk._torch_muon":
-            importlib.import_module("adaptk.torch")  # one is a part of the other
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")

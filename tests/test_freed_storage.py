@@ -24,8 +24,8 @@ def tensor(offset: int, n: int = 20) -> Any:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Reads tensors natively and through DLPack."""
     if request.param == "DLPack":
-        monkeypatch.setattr(at, "_face", dict)
-    elif not at._face():
+        monkeypatch.setattr(at._private, "face", dict)
+    elif not at._private.face():
         pytest.skip("this PyTorch is looked at by DLPack alone")
     return request.param
 

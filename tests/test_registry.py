@@ -173,13 +173,13 @@ def test_a_class_has_one_rule_for_each_choice() -> None:
 # Stubs
 
 
-@pytest.mark.parametrize("name", ["ops", "optim", "jax", "_torch_catalogue"])
+@pytest.mark.parametrize("name", ["ops", "optim", "jax", "torch/_catalogue"])
 def test_stubs_are_up_to_date(name: str) -> None:
     made = {
         "ops": _stubs.ops_stub,
         "optim": _stubs.optim_stub,
         "jax": _stubs.jax_stub,
-        "_torch_catalogue": _stubs.torch_catalogue_stub,
+        "torch/_catalogue": _stubs.torch_catalogue_stub,
     }
     assert (PACKAGE / f"{name}.pyi").read_text() == made[name]()
     assert (PACKAGE / "py.typed").exists()

@@ -15,7 +15,7 @@ from traced_rules import traced
 torch = pytest.importorskip("torch")
 import adaptk.torch  # noqa: E402
 
-OWN = {c._name: c for c in adaptk.torch._OWN}
+OWN = {c._name: c for c in adaptk.torch.OWN}
 
 
 def trained(cls: Any, dtype: Any = torch.float32, steps: int = 4, **options: Any) -> tuple[Any, Any]:

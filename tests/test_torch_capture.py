@@ -59,7 +59,7 @@ def test_a_step_outside_of_a_capture(monkeypatch: pytest.MonkeyPatch, capturing:
 
 
 def test_states_are_not_made_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptk.torch, "_is_captured", lambda p: True)
+    monkeypatch.setattr(adaptk.torch._bind, "is_captured", lambda p: True)
     for name in ("Adam", "Lion", "SGD"):
         p = param()
         options = {"momentum": 0.9} if name == "SGD" else {}
@@ -76,5 +76,5 @@ def test_states_are_not_made_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_tensor_on_the_cpu_is_not_captured(capturing: None) -> None:
-    assert not adaptk.torch._is_captured(torch.ones(2))
-    assert adaptk.torch._is_captured(types.SimpleNamespace(is_cuda=True))
+    assert not adaptk.torch._tensors.is_captured(torch.ones(2))
+    assert adaptk.torch._tensors.is_captured(types.SimpleNamespace(is_cuda=True))

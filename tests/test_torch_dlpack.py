@@ -24,4 +24,4 @@ from test_torch_threads import test_two_optimizers_in_two_threads  # noqa: F401
 
 @pytest.fixture(autouse=True)
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptk.torch, "_face", dict)
+    monkeypatch.setattr(adaptk.torch._private, "face", dict)

@@ -166,8 +166,8 @@ def test_params_without_memory() -> None:
 
 
 def test_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    if at._face is not dict:  # also in this mode
-        monkeypatch.setattr(at, "_face", at._face.__wrapped__)
+    if at._private.face is not dict:  # also in this mode
+        monkeypatch.setattr(at._private, "face", at._private.face.__wrapped__)
     with torch.inference_mode():
         p = torch.ones(3)
         p.grad = torch.ones(3)

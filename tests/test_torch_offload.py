@@ -22,7 +22,7 @@ from torch_cases import (
     torch,
 )
 
-from adaptk import _torch_offload  # isort: skip
+from adaptk.torch import _offload  # isort: skip  # torch_cases skips if there is no PyTorch
 
 
 def model(dtype: Any = torch.bfloat16) -> Any:
@@ -217,7 +217,7 @@ def test_clipping_reads_each_gradient_once_more(grads: str, passes: int, monkeyp
     """Once for the norm, in place, besides the step's own read; with 'collect' before step() is called. With several
     passes, each gradient is read once, by the sum that also computes the norm."""
     made: list[tuple[Any, Any]] = []
-    real = _torch_offload._core.GradSum
+    real = _offload._core.GradSum
 
     def counted(into: Any, given: Any) -> Any:
         made.append((into, given))
@@ -226,7 +226,7 @@ def test_clipping_reads_each_gradient_once_more(grads: str, passes: int, monkeyp
     def bytes_of(tensors: Any) -> int:
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    monkeypatch.setattr(_torch_offload._core, "GradSum", counted)
+    monkeypatch.setattr(_offload._core, "GradSum", counted)
     net = model()
     adds = grads == "collect" and passes > 1
     more = {"accumulation_steps": passes} if adds else {}
@@ -469,7 +469,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     made = Device()
-    monkeypatch.setattr(_torch_offload, "_transfers_of", lambda _: made)
+    monkeypatch.setattr(_offload, "_transfers_of", lambda _: made)
     return made
 
 
@@ -732,8 +732,8 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 def test_threads_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = _torch_offload.threads_of_rank
-    monkeypatch.setattr(_torch_offload, "allowed_cores", lambda: 12)
+    threads = _offload.threads_of_rank
+    monkeypatch.setattr(_offload, "allowed_cores", lambda: 12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert threads({}) == threads({"LOCAL_WORLD_SIZE": "1"}) == adaptk.get_num_threads()

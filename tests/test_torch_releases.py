@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import adaptk.torch as at  # noqa: E402
 import cuda_stand_ins  # noqa: E402
-from adaptk import _torch_private as private  # noqa: E402
+from adaptk.torch import _private as private  # noqa: E402
 from torch_cases import OWN, TORCHS  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -137,7 +137,7 @@ def test_supported_versions(version: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def native() -> Callable[[], dict[str, int]]:
-    if not at._face():
+    if not at._private.face():
         pytest.skip("the native step does without Python on Linux, in interpreters with a GIL")
     return private.face.__wrapped__
 

@@ -39,7 +39,7 @@ class Calls:
         for name in self.count:
             if name != "step":
                 setattr(optimizer, name, self.counted(name, getattr(optimizer, name)))
-        optimizer._plan = adaptk._core.TorchPlan(Tensor, torch.nn.Parameter, at._face())
+        optimizer._plan = adaptk._core.TorchPlan(Tensor, torch.nn.Parameter, at._private.face())
         plan = optimizer._plan
 
         class Counting:

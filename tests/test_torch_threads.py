@@ -159,8 +159,8 @@ def test_a_step_inside_of_a_native_step_is_refused() -> None:
 def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether tensors are read without Python; then their states are kept for one step longer."""
     if request.param == "DLPack":
-        monkeypatch.setattr(at, "_face", dict)
-    elif not at._face():
+        monkeypatch.setattr(at._private, "face", dict)
+    elif not at._private.face():
         pytest.skip("the native step does not know this PyTorch")
     return request.param == "face"
 

@@ -251,7 +251,7 @@ def main(names: Sequence[str]) -> dict[str, Any]:
     torch.set_num_threads(1)
     return {
         "torch": torch.__version__,
-        "native": bool(adaptk.torch._face()),
+        "native": bool(adaptk.torch._private.face()),
         "hooked": hasattr(adaptk.torch.Adam.step, "hooked"),
         "trained": {case: trained(case) for case in CASES},
         "misused": misused(),

@@ -275,7 +275,7 @@ def described(setting: Setting) -> Record:
     import adaptk.torch
     import torch
 
-    found = machine() | {"torch": torch.__version__, "native step": bool(adaptk.torch._face())}
+    found = machine() | {"torch": torch.__version__, "native step": bool(adaptk.torch._private.face())}
     if not setting.trial:
         found["devices"] = [dataclasses.asdict(d) for d in adaptk.cuda.devices()]
     return found

@@ -78,8 +78,8 @@ struct Layout {
 
 // Where PyTorch's tensors lie, in a few nanoseconds, where its DLPack exchange and its Python attributes take ten times
 // that: the C interface that it has for compiled models, a Python tensor's at::Tensor, which that interface takes, and
-// two functions of its C++ interface. adaptk/torch.py finds them and tries them out; without them (all null) tensors
-// are looked at by way of DLPack.
+// two functions of its C++ interface. adaptk/torch/_private.py finds them and tries them out; without them (all null)
+// tensors are looked at by way of DLPack.
 struct TorchFace {
     int (*data_ptr)(const void* tensor, void** out) = nullptr;
     int (*numel)(const void* tensor, std::int64_t* out) = nullptr;

@@ -16,7 +16,7 @@
 
 namespace adaptk::bindings {
 
-// Four functions of CUDA's driver, whose events and streams are PyTorch's; adaptk/_torch_offload.py finds them.
+// Four functions of CUDA's driver, whose events and streams are PyTorch's; adaptk/torch/_offload.py finds them.
 struct DeviceCalls {
     int (*enter)(void* context) = nullptr;
     int (*wait)(void* event) = nullptr;

@@ -94,7 +94,7 @@ class TracedRule:
     @property
     def torch(self) -> Any:
         """Its optimizer class for PyTorch, like :class:`adaptk.torch.Lion`."""
-        from adaptk.torch import class_of_made
+        from adaptk.torch._made import class_of_made
 
         return class_of_made(self.rule)
 

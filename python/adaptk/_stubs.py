@@ -132,19 +132,19 @@ def jax_stub() -> str:
 
 
 def torch_catalogue_stub() -> str:
-    """The text of ``_torch_catalogue.pyi``: the classes that `adaptk.torch` makes from the catalogue's rules."""
+    """The text of ``torch/_catalogue.pyi``: the classes that `adaptk.torch` makes from the catalogue's rules."""
     lines = [
         _HEADER + "from typing import Any",
         "",
         "from torch import Tensor",
         "",
-        "from adaptk.torch import _Made",
+        "from adaptk.torch._made import Made",
         "",
     ]
     for rule in RULES.values():
         if rule.program is None:
             continue
-        lines += [f"class {rule.class_names[0]}(_Made):", f'    """{rule.summary}"""', "", "    def __init__("]
+        lines += [f"class {rule.class_names[0]}(Made):", f'    """{rule.summary}"""', "", "    def __init__("]
         lines += ["        self,", "        params: Any,", "        lr: float | Tensor | None = ...,"]
         if {"beta1", "beta2"} <= {h.name for h in rule.hyperparameters}:
             lines.append("        betas: tuple[float | Tensor, ...] | None = ...,")
@@ -164,7 +164,7 @@ def main() -> None:
     (here / "ops.pyi").write_text(ops_stub())
     (here / "optim.pyi").write_text(optim_stub())
     (here / "jax.pyi").write_text(jax_stub())
-    (here / "_torch_catalogue.pyi").write_text(torch_catalogue_stub())
+    (here / "torch" / "_catalogue.pyi").write_text(torch_catalogue_stub())
 
 
 if __name__ == "__main__":

@@ -13,24 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptk import _core, _torch_private, get_num_threads
-from adaptk._dtensor import is_sharded, local_part, placed_like, shard_like, total_over
+from adaptk import _core, get_num_threads
 from adaptk._optimizer import StepInfo
 from adaptk._registry import rule_of
-from adaptk._torch_muon import Muon
-from adaptk.torch import (
-    Group,
-    Undo,
-    _check_params,
-    _Fused,
-    _in_layout_of,
-    _is_dense,
-    _is_wrapper,
-    _numbers_of,
-    _of_groups,
-    _refuse_all_gradients,
-    _take_back,
-)
+from adaptk.torch import _private
+from adaptk.torch._bind import Group
+from adaptk.torch._dtensor import is_sharded, local_part, placed_like, shard_like, total_over
+from adaptk.torch._fused import Fused
+from adaptk.torch._muon import Muon
+from adaptk.torch._options import check_params, of_groups, refuse_all_gradients
+from adaptk.torch._tensors import in_layout_of, is_dense, is_wrapper, plain_copy
+from adaptk.torch._undo import Undo, take_back
 
 _GRADS = ("keep", "collect", "step")
 
@@ -254,9 +247,9 @@ class Offload(torch.optim.Optimizer):
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        _torch_private.check_release()
-        _check_params("Offload", params, options.get("lr", 1.0))
-        if not isinstance(cls, type) or not issubclass(cls, _Fused) or issubclass(cls, Muon):
+        _private.check_release()
+        check_params("Offload", params, options.get("lr", 1.0))
+        if not isinstance(cls, type) or not issubclass(cls, Fused) or issubclass(cls, Muon):
             raise TypeError(f"cls: {cls!r}, expected a class of adaptk.torch other than Muon")
         name = getattr(cls, "_name", None)
         if name is not None and rule_of(name).reduces == "all":
@@ -271,7 +264,7 @@ class Offload(torch.optim.Optimizer):
         if accumulation_steps is None and grads == "step":
             raise ValueError("accumulation_steps: None, but grads='step' has to know when a gradient is whole")
         self._cls, self._options, self._grads, self._passes = cls, options, grads, accumulation_steps
-        self._inner: _Fused | None = None
+        self._inner: Fused | None = None
         self._slots: list[_Slot] = []
         self._transfers: dict[torch.device, Any] = {}
         self._handles: list[Any] = []
@@ -312,7 +305,7 @@ class Offload(torch.optim.Optimizer):
         self.defaults = self._inner.defaults
         self._slots += slots
         if self._grads == "step":
-            _refuse_all_gradients(self.param_groups, "grads='step'")
+            refuse_all_gradients(self.param_groups, "grads='step'")
         for slot in slots:
             self._link_state(slot)
             if slot.param.requires_grad and (self._grads != "keep" or slot.transfers is not None):
@@ -324,12 +317,12 @@ class Offload(torch.optim.Optimizer):
         p = slot.local
         if not p.is_floating_point() or p.layout != torch.strided:
             raise TypeError(f"{slot.label}: {p.dtype} and {p.layout}, expected dense floating point numbers")
-        if _is_wrapper(p):
+        if is_wrapper(p):
             raise TypeError(
                 f"{slot.label}: a {type(p).__name__}, which has no memory of its own; Offload takes plain tensors and "
                 "DTensors of them"
             )
-        if not _is_dense(p):
+        if not is_dense(p):
             raise TypeError(f"{slot.label}: strides {tuple(p.stride())} leave gaps; give a contiguous tensor")
 
     def _make_master(self, slot: _Slot, param_format: str | None) -> None:
@@ -345,7 +338,7 @@ class Offload(torch.optim.Optimizer):
         if slot.is_alias:
             master = p
         elif transfers is None:
-            master = _in_layout_of(p, p, dtype)
+            master = in_layout_of(p, p, dtype)
         else:
             master = transfers.empty_like(p, dtype).copy_(p)
             slot.out = transfers.empty_like(p, p.dtype) if narrow else master
@@ -365,7 +358,7 @@ class Offload(torch.optim.Optimizer):
         for slot in slots:
             inner._bind(slot.master, group, name, slot.label, [])
 
-    def _rule_of_masters(self) -> _Fused:
+    def _rule_of_masters(self) -> Fused:
         if self._inner is None:
             raise RuntimeError("Offload: it has no params")
         return self._inner
@@ -430,7 +423,7 @@ class Offload(torch.optim.Optimizer):
                 "over the processes; use grads='keep'"
             )
         if self._grads == "step":
-            _refuse_all_gradients(self.param_groups, "grads='step'")
+            refuse_all_gradients(self.param_groups, "grads='step'")
         if slot.part is not None or slot.is_stepped or (self._passes is not None and slot.arrived >= self._passes):
             raise RuntimeError(
                 f"{slot.label}: gradient number {slot.arrived + 1} since the last step, and accumulation_steps is "
@@ -451,10 +444,10 @@ class Offload(torch.optim.Optimizer):
                 f"gradient of {slot.label}: shape {tuple(local.shape)} on {local.device}, expected "
                 f"{tuple(slot.master.shape)} on {slot.local.device} like its param"
             )
-        if _is_wrapper(local):
-            local = _numbers_of(local, f"gradient of {slot.label}")
-        if local.stride() != slot.master.stride() or not _is_dense(local):
-            local = _in_layout_of(local, slot.master, local.dtype)
+        if is_wrapper(local):
+            local = plain_copy(local, f"gradient of {slot.label}")
+        if local.stride() != slot.master.stride() or not is_dense(local):
+            local = in_layout_of(local, slot.master, local.dtype)
         return local
 
     def _fetch(self, slot: _Slot, grad: Tensor) -> None:
@@ -488,8 +481,8 @@ class Offload(torch.optim.Optimizer):
         slot.sums.append((added, given))
 
     def _wants_norm(self) -> bool:
-        return _of_groups(self.param_groups, "clip_norm") is not None or bool(
-            _of_groups(self.param_groups, "skip_nonfinite")
+        return of_groups(self.param_groups, "clip_norm") is not None or bool(
+            of_groups(self.param_groups, "skip_nonfinite")
         )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -545,7 +538,7 @@ class Offload(torch.optim.Optimizer):
                 out,
             )
         except BaseException:
-            _take_back(undo)
+            take_back(undo)
             raise
         part.start(self._tasks(), 0 if slot.sums else slot.event, send)
         slot.part = part
@@ -648,9 +641,9 @@ class Offload(torch.optim.Optimizer):
     def _step_all(self, clip: float | None, skip: bool | None) -> None:
         self._tasks()
         if clip is None:
-            clip = _of_groups(self.param_groups, "clip_norm")
+            clip = of_groups(self.param_groups, "clip_norm")
         if skip is None:
-            skip = _of_groups(self.param_groups, "skip_nonfinite")
+            skip = of_groups(self.param_groups, "skip_nonfinite")
         if self._grads == "step" and (clip is not None or skip):
             raise ValueError("clip_norm, skip_nonfinite: grads='step' takes gradients one by one; use 'collect'")
         _core.check_clip_norm(clip)
@@ -711,7 +704,7 @@ class Offload(torch.optim.Optimizer):
         """The round is over."""
         self._snapshot.clear()
         self._drop_grads()
-        zero = _of_groups(self.param_groups, "zero_grad")
+        zero = of_groups(self.param_groups, "zero_grad")
         for slot in self._slots:
             slot.is_stepped = False
             if zero and slot.param.grad is not None:
@@ -866,6 +859,3 @@ def _length(norms: list[float]) -> float:
         return math.sqrt(sum(n * n for n in norms))
     unit = 2.0 ** -math.frexp(largest)[1] if largest > 1e-290 else 2.0**1000
     return math.sqrt(math.fsum((n * unit) ** 2 for n in norms)) / unit
-
-
-Offload.__module__ = "adaptk.torch"

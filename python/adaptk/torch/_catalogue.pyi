@@ -3,9 +3,9 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptk.torch import _Made
+from adaptk.torch._made import Made
 
-class AdEMAMix(_Made):
+class AdEMAMix(Made):
     """Adam with a second, slow average of gradients."""
 
     def __init__(
@@ -28,7 +28,7 @@ class AdEMAMix(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SimplifiedAdEMAMix(_Made):
+class SimplifiedAdEMAMix(Made):
     """AdEMAMix with a sum of gradients, and the gradient instead of the fast average."""
 
     def __init__(
@@ -49,7 +49,7 @@ class SimplifiedAdEMAMix(_Made):
         **storage: Any,
     ) -> None: ...
 
-class ADOPT(_Made):
+class ADOPT(Made):
     """Adam that divides each gradient by the root of the previous second moment, before the first moment."""
 
     def __init__(
@@ -70,7 +70,7 @@ class ADOPT(_Made):
         **storage: Any,
     ) -> None: ...
 
-class NAdamW(_Made):
+class NAdamW(Made):
     """AdamW with Nesterov's momentum, without a schedule of the momentum."""
 
     def __init__(
@@ -90,7 +90,7 @@ class NAdamW(_Made):
         **storage: Any,
     ) -> None: ...
 
-class LaProp(_Made):
+class LaProp(Made):
     """Momentum of the scaled gradient: the two operations of Adam in reverse order."""
 
     def __init__(
@@ -110,7 +110,7 @@ class LaProp(_Made):
         **storage: Any,
     ) -> None: ...
 
-class MARSAdamW(_Made):
+class MARSAdamW(Made):
     """AdamW on gradients of reduced variance, which are not clipped."""
 
     def __init__(
@@ -131,7 +131,7 @@ class MARSAdamW(_Made):
         **storage: Any,
     ) -> None: ...
 
-class MARSLion(_Made):
+class MARSLion(Made):
     """The sign of a momentum of gradients of reduced variance, which are not clipped."""
 
     def __init__(
@@ -149,7 +149,7 @@ class MARSLion(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Sophia(_Made):
+class Sophia(Made):
     """A clipped step by an average of estimates of the Hessian's diagonal."""
 
     def __init__(
@@ -168,7 +168,7 @@ class Sophia(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdaHessian(_Made):
+class AdaHessian(Made):
     """Adam with the Hessian's diagonal in the second moment."""
 
     def __init__(
@@ -188,7 +188,7 @@ class AdaHessian(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdamS(_Made):
+class AdamS(Made):
     """Adam whose second moment is computed from the momentum, with one state."""
 
     def __init__(
@@ -208,7 +208,7 @@ class AdamS(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdaBound(_Made):
+class AdaBound(Made):
     """Adam whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
@@ -231,7 +231,7 @@ class AdaBound(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AMSBound(_Made):
+class AMSBound(Made):
     """AMSGrad whose rates are clipped to bounds that converge to the rate of gradient descent."""
 
     def __init__(
@@ -254,7 +254,7 @@ class AMSBound(_Made):
         **storage: Any,
     ) -> None: ...
 
-class QHAdam(_Made):
+class QHAdam(Made):
     """Adam with weighted means of the moments and of the gradient itself."""
 
     def __init__(
@@ -276,7 +276,7 @@ class QHAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Grams(_Made):
+class Grams(Made):
     """Steps with the magnitude of Adam's and the sign of the gradient."""
 
     def __init__(
@@ -296,7 +296,7 @@ class Grams(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdaMod(_Made):
+class AdaMod(Made):
     """Adam whose rates are bounded by their moving average."""
 
     def __init__(
@@ -317,7 +317,7 @@ class AdaMod(_Made):
         **storage: Any,
     ) -> None: ...
 
-class PAdam(_Made):
+class PAdam(Made):
     """AMSGrad with the power 1/4 of the second moment instead of 1/2."""
 
     def __init__(
@@ -337,7 +337,7 @@ class PAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AMSGradCorrected(_Made):
+class AMSGradCorrected(Made):
     """AMSGrad with the maximum of bias-corrected second moments, as in optax."""
 
     def __init__(
@@ -358,7 +358,7 @@ class AMSGradCorrected(_Made):
         **storage: Any,
     ) -> None: ...
 
-class RAdamCorrected(_Made):
+class RAdamCorrected(Made):
     """RAdam with eps added to the bias-corrected root, as in optax."""
 
     def __init__(
@@ -380,7 +380,7 @@ class RAdamCorrected(_Made):
         **storage: Any,
     ) -> None: ...
 
-class EXAdam(_Made):
+class EXAdam(Made):
     """Adam with bias corrections that depend on both moments, and the gradient added to the first moment."""
 
     def __init__(
@@ -400,7 +400,7 @@ class EXAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdamAtan2(_Made):
+class AdamAtan2(Made):
     """Adam with an angle instead of a quotient: it needs no eps and does not depend on the scale of gradients."""
 
     def __init__(
@@ -421,7 +421,7 @@ class AdamAtan2(_Made):
         **storage: Any,
     ) -> None: ...
 
-class DiffGrad(_Made):
+class DiffGrad(Made):
     """Adam with shorter steps where the gradient changes little."""
 
     def __init__(
@@ -441,7 +441,7 @@ class DiffGrad(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdamG(_Made):
+class AdamG(Made):
     """Adam on gradients multiplied by a power of their second moment. It needs no tuned learning rate."""
 
     def __init__(
@@ -464,7 +464,7 @@ class AdamG(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Ano(_Made):
+class Ano(Made):
     """The momentum's direction with the gradient's magnitude."""
 
     def __init__(
@@ -484,7 +484,7 @@ class Ano(_Made):
         **storage: Any,
     ) -> None: ...
 
-class ACProp(_Made):
+class ACProp(Made):
     """The gradient divided by the root of its variance over the previous steps."""
 
     def __init__(
@@ -504,7 +504,7 @@ class ACProp(_Made):
         **storage: Any,
     ) -> None: ...
 
-class OptimisticAdam(_Made):
+class OptimisticAdam(Made):
     """Adam that extrapolates the last change of its step."""
 
     def __init__(
@@ -524,7 +524,7 @@ class OptimisticAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class FTML(_Made):
+class FTML(Made):
     """Follow the moving leader."""
 
     def __init__(
@@ -544,7 +544,7 @@ class FTML(_Made):
         **storage: Any,
     ) -> None: ...
 
-class FOCUS(_Made):
+class FOCUS(Made):
     """Signum with an attraction to the average of the params."""
 
     def __init__(
@@ -564,7 +564,7 @@ class FOCUS(_Made):
         **storage: Any,
     ) -> None: ...
 
-class MSVAG(_Made):
+class MSVAG(Made):
     """Momentum, scaled down where its variance is large."""
 
     def __init__(
@@ -581,7 +581,7 @@ class MSVAG(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Adafactor(_Made):
+class Adafactor(Made):
     """Second moments from the means of rows and columns, and steps relative to the tensor."""
 
     def __init__(
@@ -604,7 +604,7 @@ class Adafactor(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdafactorMomentum(_Made):
+class AdafactorMomentum(Made):
     """Adafactor with a moving average of its steps."""
 
     def __init__(
@@ -628,7 +628,7 @@ class AdafactorMomentum(_Made):
         **storage: Any,
     ) -> None: ...
 
-class CAME(_Made):
+class CAME(Made):
     """Averaged updates of Adafactor, divided by the root of their mean squared deviation from the average."""
 
     def __init__(
@@ -651,7 +651,7 @@ class CAME(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SM3(_Made):
+class SM3(Made):
     """AdaGrad that stores only the largest sum of each row and column."""
 
     def __init__(
@@ -668,7 +668,7 @@ class SM3(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SM3Momentum(_Made):
+class SM3Momentum(Made):
     """SM3 with a moving average of its updates."""
 
     def __init__(
@@ -686,7 +686,7 @@ class SM3Momentum(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdamMini(_Made):
+class AdamMini(Made):
     """Adam with one second moment for each row: each output of a layer, and each vector."""
 
     def __init__(
@@ -706,7 +706,7 @@ class AdamMini(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdamMiniTensor(_Made):
+class AdamMiniTensor(Made):
     """Adam with one second moment for each tensor."""
 
     def __init__(
@@ -726,7 +726,7 @@ class AdamMiniTensor(_Made):
         **storage: Any,
     ) -> None: ...
 
-class LAMB(_Made):
+class LAMB(Made):
     """Adam whose step is as long, in each tensor, as the learning rate times the tensor's norm."""
 
     def __init__(
@@ -746,7 +746,7 @@ class LAMB(_Made):
         **storage: Any,
     ) -> None: ...
 
-class LARS(_Made):
+class LARS(Made):
     """Momentum of gradients that are scaled, in each tensor, to the tensor's norm."""
 
     def __init__(
@@ -764,7 +764,7 @@ class LARS(_Made):
         **storage: Any,
     ) -> None: ...
 
-class StableAdamW(_Made):
+class StableAdamW(Made):
     """AdamW with a smaller learning rate in tensors whose second moment is outdated."""
 
     def __init__(
@@ -784,7 +784,7 @@ class StableAdamW(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Fromage(_Made):
+class Fromage(Made):
     """Steps whose length is a fixed fraction of the tensor's norm, corrected for the growth of the norm."""
 
     def __init__(
@@ -800,7 +800,7 @@ class Fromage(_Made):
         **storage: Any,
     ) -> None: ...
 
-class NovoGrad(_Made):
+class NovoGrad(Made):
     """Momentum of gradients that are divided, in each tensor, by the root of one second moment."""
 
     def __init__(
@@ -820,7 +820,7 @@ class NovoGrad(_Made):
         **storage: Any,
     ) -> None: ...
 
-class QHM(_Made):
+class QHM(Made):
     """A weighted mean of momentum and gradient."""
 
     def __init__(
@@ -838,7 +838,7 @@ class QHM(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AggMo(_Made):
+class AggMo(Made):
     """The mean of three velocities, with the momenta 0, beta1 and beta2."""
 
     def __init__(
@@ -857,7 +857,7 @@ class AggMo(_Made):
         **storage: Any,
     ) -> None: ...
 
-class PID(_Made):
+class PID(Made):
     """The gradient, its sum and its change, as in a controller."""
 
     def __init__(
@@ -877,7 +877,7 @@ class PID(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AccSGD(_Made):
+class AccSGD(Made):
     """Gradient descent with a short and a long step."""
 
     def __init__(
@@ -896,7 +896,7 @@ class AccSGD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class OptimisticSGD(_Made):
+class OptimisticSGD(Made):
     """Gradient descent that extrapolates the last change of the gradient."""
 
     def __init__(
@@ -913,7 +913,7 @@ class OptimisticSGD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class PNM(_Made):
+class PNM(Made):
     """The difference of two momenta that are updated in alternate steps."""
 
     def __init__(
@@ -931,7 +931,7 @@ class PNM(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SRMM(_Made):
+class SRMM(Made):
     """Averages of gradients and params with decreasing weights, which are reset periodically."""
 
     def __init__(
@@ -949,7 +949,7 @@ class SRMM(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdaPNM(_Made):
+class AdaPNM(Made):
     """AMSGrad with the difference of two momenta that are updated in alternate steps."""
 
     def __init__(
@@ -970,7 +970,7 @@ class AdaPNM(_Made):
         **storage: Any,
     ) -> None: ...
 
-class FTRL(_Made):
+class FTRL(Made):
     """Follow the regularised leader: sparse params for sparse features."""
 
     def __init__(
@@ -990,7 +990,7 @@ class FTRL(_Made):
         **storage: Any,
     ) -> None: ...
 
-class MADGRAD(_Made):
+class MADGRAD(Made):
     """Dual averaging by the cube root of the sum of squares, with momentum."""
 
     def __init__(
@@ -1008,7 +1008,7 @@ class MADGRAD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Kate(_Made):
+class Kate(Made):
     """AdaGrad without the root, whose steps do not depend on the scale of the features."""
 
     def __init__(
@@ -1026,7 +1026,7 @@ class Kate(_Made):
         **storage: Any,
     ) -> None: ...
 
-class AdaSqrt(_Made):
+class AdaSqrt(Made):
     """AdaGrad without the root, with rates that grow with the root of the step number."""
 
     def __init__(
@@ -1043,7 +1043,7 @@ class AdaSqrt(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SMORMS3(_Made):
+class SMORMS3(Made):
     """Rates from the ratio of the squared mean of gradients to their mean square, with an adaptive memory."""
 
     def __init__(
@@ -1060,7 +1060,7 @@ class SMORMS3(_Made):
         **storage: Any,
     ) -> None: ...
 
-class COCOB(_Made):
+class COCOB(Made):
     """Coin betting for each coordinate, without a learning rate."""
 
     def __init__(
@@ -1078,7 +1078,7 @@ class COCOB(_Made):
         **storage: Any,
     ) -> None: ...
 
-class ScheduleFreeSGD(_Made):
+class ScheduleFreeSGD(Made):
     """Gradient descent with an average of the params instead of a learning-rate schedule."""
 
     def __init__(
@@ -1100,7 +1100,7 @@ class ScheduleFreeSGD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class ScheduleFreeAdamW(_Made):
+class ScheduleFreeAdamW(Made):
     """AdamW with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
@@ -1125,7 +1125,7 @@ class ScheduleFreeAdamW(_Made):
         **storage: Any,
     ) -> None: ...
 
-class ScheduleFreeRAdam(_Made):
+class ScheduleFreeRAdam(Made):
     """RAdam with an average of the params instead of a learning-rate schedule and the first moment."""
 
     def __init__(
@@ -1150,7 +1150,7 @@ class ScheduleFreeRAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class SignSGD(_Made):
+class SignSGD(Made):
     """Steps by the sign of the gradient."""
 
     def __init__(
@@ -1166,7 +1166,7 @@ class SignSGD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Signum(_Made):
+class Signum(Made):
     """Steps by the sign of a momentum."""
 
     def __init__(
@@ -1183,7 +1183,7 @@ class Signum(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Tiger(_Made):
+class Tiger(Made):
     """Steps by the sign of a momentum."""
 
     def __init__(
@@ -1200,7 +1200,7 @@ class Tiger(_Made):
         **storage: Any,
     ) -> None: ...
 
-class RPropDelayed(_Made):
+class RPropDelayed(Made):
     """Resilient propagation with steps one iteration later, unless the next gradient opposes them, as in optax."""
 
     def __init__(
@@ -1220,7 +1220,7 @@ class RPropDelayed(_Made):
         **storage: Any,
     ) -> None: ...
 
-class Prodigy(_Made):
+class Prodigy(Made):
     """Adam with an estimate of the distance to the solution as its step size."""
 
     def __init__(
@@ -1247,7 +1247,7 @@ class Prodigy(_Made):
         **storage: Any,
     ) -> None: ...
 
-class DAdaptAdam(_Made):
+class DAdaptAdam(Made):
     """Adam with a lower bound of the distance to the solution as its step size."""
 
     def __init__(
@@ -1272,7 +1272,7 @@ class DAdaptAdam(_Made):
         **storage: Any,
     ) -> None: ...
 
-class DAdaptSGD(_Made):
+class DAdaptSGD(Made):
     """Gradient descent with a lower bound of the distance to the solution as its step size."""
 
     def __init__(
@@ -1294,7 +1294,7 @@ class DAdaptSGD(_Made):
         **storage: Any,
     ) -> None: ...
 
-class DoG(_Made):
+class DoG(Made):
     """Gradient descent with the largest distance so far, divided by the root of the sum of squared gradients."""
 
     def __init__(
@@ -1314,7 +1314,7 @@ class DoG(_Made):
         **storage: Any,
     ) -> None: ...
 
-class DoWG(_Made):
+class DoWG(Made):
     """DoG with gradients weighted by the squared distance at their step."""
 
     def __init__(

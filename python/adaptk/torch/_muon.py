@@ -15,36 +15,32 @@ except ImportError:  # before 2.9, where optimizers refuse to be constructed
     _TorchMuon = torch.optim.Optimizer  # type: ignore[assignment, misc]
 
 import adaptk.torch as classes
-from adaptk import _core, _torch_private, ops
-from adaptk._dtensor import is_sharded, local_part, part_of_whole, placed_like, shard_like
+from adaptk import _core, ops
 from adaptk._muon import COEFFICIENTS, adjustment, check_options, orthogonalize
 from adaptk._names import hint
 from adaptk._optimizer import StepInfo
 from adaptk._registry import rule_of
-from adaptk.torch import (
-    _STEP,
-    Group,
-    Undo,
-    _check_params,
-    _check_step_options,
-    _full_like,
-    _Fused,
-    _hooked,
-    _in_layout_of,
-    _is_captured,
-    _is_dense,
-    _is_wrapper,
-    _numbers_of,
-    _of_groups,
-    _overlaps_itself,
-    _plain,
-    _put,
-    _refuse_all_gradients,
-    _take_back,
+from adaptk.torch import _private
+from adaptk.torch._bind import Group
+from adaptk.torch._dtensor import is_sharded, local_part, part_of_whole, placed_like, shard_like
+from adaptk.torch._fused import Fused
+from adaptk.torch._hooks import with_hooks
+from adaptk.torch._norm import sharded_norm
+from adaptk.torch._options import STEP, check_params, check_step_options, of_groups, refuse_all_gradients
+from adaptk.torch._tensors import (
+    detached,
+    full_like,
+    in_layout_of,
+    is_captured,
+    is_dense,
+    is_wrapper,
+    overlaps_itself,
+    plain_copy,
 )
+from adaptk.torch._undo import Undo, put, take_back
 
 # Without the hooks of all optimizers, which are called for the whole step.
-_step_of_rest: Callable[..., Any] = inspect.unwrap(_Fused.step)
+_step_of_rest: Callable[..., Any] = inspect.unwrap(Fused.step)
 
 
 def _multiply_add(beta: float, x: Tensor, alpha: float, a: Tensor, b: Tensor) -> Tensor:
@@ -57,13 +53,13 @@ def _norm(x: Tensor) -> Tensor:
     return length if x.dtype == torch.float16 else length.to(x.dtype)
 
 
-def _new_rest(rest: Any, options: Any) -> _Fused:
+def _new_rest(rest: Any, options: Any) -> Fused:
     """The optimizer of the params that are no matrices, which has none yet."""
     if isinstance(rest, str):
         name, rest = rest, getattr(classes, rest, None)
         if rest is None:
             raise ValueError(f"rest: adaptk.torch has no class {name!r}{hint(name, dir(classes))}")
-    if not isinstance(rest, type) or not issubclass(rest, _Fused) or issubclass(rest, Muon):
+    if not isinstance(rest, type) or not issubclass(rest, Fused) or issubclass(rest, Muon):
         raise TypeError(f"rest: {rest!r}, expected another class of adaptk.torch, or its name")
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(
@@ -84,7 +80,7 @@ def _param_of(item: Any) -> Any:
     return item[1] if isinstance(item, tuple) and len(item) == 2 else item
 
 
-class Muon(_Fused, _TorchMuon):
+class Muon(Fused, _TorchMuon):
     """:class:`torch.optim.Muon` with a fused step, and another rule for params that are not matrices.
 
     Jordan et al. 2024; Liu et al. 2025 (Moonlight)::
@@ -162,7 +158,7 @@ class Muon(_Fused, _TorchMuon):
 
     # GradScaler unscales the gradients before the step.
     _step_supports_amp_scaling = False
-    _rest: _Fused
+    _rest: Fused
 
     def __init__(
         self,
@@ -183,10 +179,10 @@ class Muon(_Fused, _TorchMuon):
         skip_nonfinite: bool = False,
         zero_grad: bool = False,
     ) -> None:
-        _torch_private.check_release()
-        _check_params("Muon", params, lr)
+        _private.check_release()
+        check_params("Muon", params, lr)
         given = {"clip_norm": clip_norm, "skip_nonfinite": skip_nonfinite, "zero_grad": zero_grad}
-        self._given = {option: value for option, value in given.items() if value is not _STEP[option]}
+        self._given = {option: value for option, value in given.items() if value is not STEP[option]}
         self._rest = _new_rest(rest, rest_options)
         defaults = {
             "lr": lr,
@@ -213,12 +209,12 @@ class Muon(_Fused, _TorchMuon):
     def _check_group(self, group: Group) -> None:
         """A group of matrices."""
         check_options(group)
-        steps = {name: _plain(group[name]) for name in ("lr", "weight_decay")}
+        steps = {name: detached(group[name]) for name in ("lr", "weight_decay")}
         _core.check_hyperparameters("sgd", {**rule_of("sgd").defaults(), **steps})
         for i, p in enumerate(group["params"]):
             if p.is_complex() or not p.is_floating_point():
                 raise TypeError(f"params[{i}]: dtype {p.dtype}, expected real floating point numbers")
-            if _is_wrapper(local_part(p)):
+            if is_wrapper(local_part(p)):
                 raise TypeError(f"params[{i}]: a {type(p).__name__}, which has no memory of its own; Muon takes none")
             if p.ndim < 2:
                 raise ValueError(
@@ -262,7 +258,7 @@ class Muon(_Fused, _TorchMuon):
         except BaseException:
             del self.param_groups[before:]
             raise
-        _torch_private.know(self)
+        _private.know(self)
 
     def _add(self, group: Group) -> None:
         for option, given in self._given.items():
@@ -270,7 +266,7 @@ class Muon(_Fused, _TorchMuon):
         if group["use_muon"]:
             torch.optim.Optimizer.add_param_group(self, group)
             self._check_group(self.param_groups[-1])
-            _check_step_options(self.param_groups[-1])
+            check_step_options(self.param_groups[-1])
             return
         rest = self._linked_rest()
         del group["use_muon"]
@@ -282,7 +278,7 @@ class Muon(_Fused, _TorchMuon):
         added["use_muon"] = False
         self.param_groups.append(added)
 
-    def _linked_rest(self) -> _Fused:
+    def _linked_rest(self) -> Fused:
         """The optimizer of the others, over the groups and states as they are now."""
         self._rest.param_groups = [g for g in self.param_groups if not g["use_muon"]]
         self._rest.state = self.state
@@ -309,7 +305,7 @@ class Muon(_Fused, _TorchMuon):
     def _saved_names(self, group: Group, rule: str, arrays: list[str]) -> list[str]:
         return arrays if group["use_muon"] else self._rest._saved_names(group, rule, arrays)
 
-    def _check_loaded(self, saved: Mapping[str, Any]) -> None:
+    def check_loaded(self, saved: Mapping[str, Any]) -> None:
         for k, (loaded, own) in enumerate(zip(saved.get("param_groups", ()), self.param_groups, strict=False)):
             if loaded.get("use_muon", True) is not own["use_muon"]:
                 raise ValueError(
@@ -320,7 +316,7 @@ class Muon(_Fused, _TorchMuon):
 
     # Steps.
 
-    @_hooked
+    @with_hooks
     @torch.no_grad()
     def step(
         self,
@@ -364,11 +360,11 @@ class Muon(_Fused, _TorchMuon):
         2.4494898319244385
         """
         if clip_norm is None:
-            clip_norm = _of_groups(self.param_groups, "clip_norm")
+            clip_norm = of_groups(self.param_groups, "clip_norm")
         if skip_nonfinite is None:
-            skip_nonfinite = _of_groups(self.param_groups, "skip_nonfinite")
+            skip_nonfinite = of_groups(self.param_groups, "skip_nonfinite")
         if zero_grad is None:
-            zero_grad = _of_groups(self.param_groups, "zero_grad")
+            zero_grad = of_groups(self.param_groups, "zero_grad")
         _core.check_clip_norm(clip_norm)
         loss = None
         if closure is not None:
@@ -379,7 +375,7 @@ class Muon(_Fused, _TorchMuon):
             params = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
             if any(p.grad.layout != torch.strided for p in params):
                 raise TypeError("clip_norm, skip_nonfinite: a gradient is sparse; clip it before the step")
-            norm, finite = self._sharded_norm(params, None)
+            norm, finite = sharded_norm(params, None)
             if skip_nonfinite and not finite:
                 self.last_step = StepInfo(norm, True)
                 if zero_grad:
@@ -394,7 +390,7 @@ class Muon(_Fused, _TorchMuon):
             if rest.param_groups:
                 _step_of_rest(rest, clip_norm=clip_norm, grad_norm=norm, skip_nonfinite=False, zero_grad=False)
         except BaseException:
-            _take_back(undo)
+            take_back(undo)
             raise
         for param, buffer, grad, group in todo:
             self._step_matrix(param, buffer, grad, group, scale)
@@ -406,7 +402,7 @@ class Muon(_Fused, _TorchMuon):
     @torch.no_grad()
     def step_param(self, param: Tensor) -> None:
         """Take one step with a single param and its ``grad``, like the other classes."""
-        _refuse_all_gradients(self.param_groups, "step_param()")
+        refuse_all_gradients(self.param_groups, "step_param()")
         for i, group in enumerate(self.param_groups):
             if group["use_muon"] and any(p is param for p in group["params"]):
                 if param.grad is None:
@@ -415,7 +411,7 @@ class Muon(_Fused, _TorchMuon):
                 try:
                     (bound,) = self._bound({**group, "params": [param]}, i, undo)
                 except BaseException:
-                    _take_back(undo)
+                    take_back(undo)
                     raise
                 self._step_matrix(*bound, 1.0)
                 return
@@ -431,22 +427,22 @@ class Muon(_Fused, _TorchMuon):
             where = f"param_groups[{at}]['params'][{i}]"
             if p.grad.layout != torch.strided:
                 raise RuntimeError(f"gradient of {where}: layout {p.grad.layout}, expected torch.strided")
-            if _overlaps_itself(local_part(p)):
+            if overlaps_itself(local_part(p)):
                 raise RuntimeError(f"{where}: several of its elements are at one address, as in an expanded tensor")
-            if _is_captured(p):
+            if is_captured(p):
                 raise RuntimeError(f"{where}: step() while its stream is captured in a graph; Muon takes no such steps")
             dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
             state = self.state.get(p)
             if state is None:
                 state = {}
-                _put(self.state, p, state, undo)
+                put(self.state, p, state, undo)
             if state.get("momentum_buffer") is None:
-                _put(state, "momentum_buffer", _full_like(p, 0.0, dtype), undo)
-            odd = is_sharded(p) or not _is_dense(p)
+                put(state, "momentum_buffer", full_like(p, 0.0, dtype), undo)
+            odd = is_sharded(p) or not is_dense(p)
             buffer = self._array(state, "momentum_buffer", p, dtype, where, odd, undo)
             grad = local_part(placed_like(p.grad, p))
-            if _is_wrapper(grad):
-                grad = _numbers_of(grad, f"gradient of {where}")
+            if is_wrapper(grad):
+                grad = plain_copy(grad, f"gradient of {where}")
             self._check_storage(local_part(p), where)
             self._check_storage(grad, f"gradient of {where}")
             found.append((p, buffer, grad, group))
@@ -455,14 +451,14 @@ class Muon(_Fused, _TorchMuon):
     @staticmethod
     def _step_matrix(param: Any, buffer: Tensor, grad: Tensor, group: Group, scale: float) -> None:
         local, m = local_part(param).detach(), local_part(buffer)
-        p = local if _is_dense(local) else local.resolve_neg().contiguous()
-        if grad.stride() != p.stride() or not _is_dense(grad):
-            grad = _in_layout_of(grad, p, grad.dtype)
-        momentum = m if m.stride() == p.stride() and _is_dense(m) else _in_layout_of(m, p, m.dtype)
+        p = local if is_dense(local) else local.resolve_neg().contiguous()
+        if grad.stride() != p.stride() or not is_dense(grad):
+            grad = in_layout_of(grad, p, grad.dtype)
+        momentum = m if m.stride() == p.stride() and is_dense(m) else in_layout_of(m, p, m.dtype)
         compute = getattr(torch, group["ns_dtype"])
         # The kernels round to the dtype of the iteration, except that float64 goes with float64.
         wide = p.dtype == torch.float64
-        update = _full_like(p, 0.0, torch.float64 if wide else torch.float32 if compute == torch.float64 else compute)
+        update = full_like(p, 0.0, torch.float64 if wide else torch.float32 if compute == torch.float64 else compute)
         # With lr=1 these rules make -u of 0: the step that follows has the opposite sign.
         decay = float(group["momentum"])
         average: dict[str, Any] = {"lr": 1.0, "momentum": decay, "velocity": False, "grad_scale": (1.0 - decay) * scale}
@@ -479,14 +475,14 @@ class Muon(_Fused, _TorchMuon):
         ).reshape(whole.shape)
         if is_sharded(param):
             result = part_of_whole(result, param)
-        if result.stride() != p.stride() or not _is_dense(result):
-            result = _in_layout_of(result, p, result.dtype)
+        if result.stride() != p.stride() or not is_dense(result):
+            result = in_layout_of(result, p, result.dtype)
         ops.sgd(
             p,
             result,
             step=1,
-            lr=float(_plain(group["lr"])),
-            weight_decay=float(_plain(group["weight_decay"])),
+            lr=float(detached(group["lr"])),
+            weight_decay=float(detached(group["weight_decay"])),
             decoupled=True,
             maximize=True,
             grad_scale=adjustment(group["adjust_lr_fn"], *size),
@@ -494,6 +490,3 @@ class Muon(_Fused, _TorchMuon):
         if p is not local:
             local.copy_(p)
         torch.autograd.graph.increment_version([param, buffer])
-
-
-Muon.__module__ = "adaptk.torch"
