@@ -12,6 +12,7 @@ import importlib.util
 import pathlib
 import sys
 import types
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -99,6 +100,37 @@ def leastsq(
     # Like SciPy: None if there is no covariance.
     covariance = r.cov if np.isfinite(r.cov).all() else None
     return r.x, covariance, {"fvec": r.fun, "nfev": r.nfev}, r.message, info
+
+
+# The beginnings of this library's errors, and SciPy's words for them.
+_WORDS = {
+    "nan_policy: expected None, 'raise' or 'omit', got 'propagate'": (
+        "`nan_policy='propagate'` is not supported by this function."
+    ),
+    "nan_policy: expected": "nan_policy must be one of {None, 'raise', 'omit'}",
+    "ydata: has NaN": "The input contains nan values",
+    "xdata: has NaN": "The input contains nan values",
+    "ydata: 4 points cannot determine": "The number of func parameters=",
+    "p0: variable": "Initial guess is outside of provided bounds",
+}
+
+
+def curve_fit(*args: Any, **kwargs: Any) -> Any:
+    """This library's curve_fit, with SciPy's words and warnings."""
+    global calls
+    calls += 1
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = solve.curve_fit(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        words = next((theirs for ours, theirs in _WORDS.items() if str(error).startswith(ours)), str(error))
+        raise type(error)(words) from error
+    for w in caught:
+        text = str(w.message)
+        unknown = text == "Covariance of the parameters could not be estimated"
+        warnings.warn(text, scipy.optimize.OptimizeWarning if unknown else w.category, stacklevel=2)
+    return result
 
 
 def lbfgsb(fun: Any, x0: Any, args: Any = (), *, bounds: Any = None, **options: Any) -> Any:

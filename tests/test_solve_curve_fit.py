@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,8 @@ def test_points_with_nan() -> None:
         solve.curve_fit(decay, T, holes)
     with pytest.raises(ValueError, match="ydata: has values that are not finite"):
         solve.curve_fit(decay, T, holes, nan_policy="raise")
+    with pytest.raises(ValueError, match="ydata: has NaN, and nan_policy is 'raise'"):
+        solve.curve_fit(decay, T, holes, nan_policy="raise", check_finite=False)
     for sigma in (None, ERROR, COVARIANCE):
         part = sigma if sigma is None else sigma[keep] if sigma.ndim == 1 else sigma[np.ix_(keep, keep)]
         got = solve.curve_fit(decay, T, holes, [1, 1, 0], sigma, nan_policy="omit")
@@ -167,7 +170,7 @@ def test_losses_and_other_options() -> None:
 
 
 def test_a_covariance_that_cannot_be_estimated() -> None:
-    with pytest.warns(RuntimeWarning, match="covariance of the parameters could not be estimated"):
+    with pytest.warns(RuntimeWarning, match="Covariance of the parameters could not be estimated"):
         _, pcov = solve.curve_fit(lambda t, a, b: a * t + 0 * b, T, Y)
     assert np.isinf(pcov).all()
 
@@ -184,7 +187,14 @@ def test_a_covariance_that_cannot_be_estimated() -> None:
         (ValueError, "sigma: must be finite and positive", {"sigma": -ERROR}),
         (ValueError, "sigma: as a covariance", {"sigma": -COVARIANCE}),
         (TypeError, "ydata: 2 points cannot determine 3 parameters", {"xdata": T[:2], "ydata": Y[:2]}),
+        (ValueError, "sigma: as a covariance it must be symmetric", {"sigma": COVARIANCE + np.triu(COVARIANCE, 1)}),
+        (ValueError, "sigma: must be finite", {"sigma": COVARIANCE * np.inf}),
         (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones(3)}),
+        (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones((25, 2))}),
+        (TypeError, "f must return numbers, got NoneType", {"f": lambda t, a: None}),
+        (TypeError, "f returns complex numbers, and ydata are real", {"f": lambda t, a: a * (t + 1j)}),
+        (TypeError, "xdata: expected numbers, got dtype datetime64", {"xdata": np.full(50, "2020-01-01", "M8[D]")}),
+        (ValueError, "bounds: lower must be less than upper.*fixed keeps", {"bounds": ([0, 1, 0], [2, 1, 2])}),
         (ValueError, "xdata: to leave points out its last axis", {"xdata": T[:, None], "mask": T > 3}),
         (TypeError, "mask: expected booleans", {"mask": T}),
         (ValueError, r"mask: expected shape \(50,\)", {"mask": T[:3] > 3}),
@@ -238,3 +248,164 @@ def test_errors_of_models_by_name() -> None:
             solve.curve_fit(*arguments)
     with pytest.raises(ValueError, match="jac: the model 'gaussian' has its own derivatives"):
         solve.curve_fit("gaussian", t, t, jac="3-point")
+
+
+def two(t: Array, amplitude: float, rate: float) -> Array:
+    return amplitude * np.exp(-rate * t)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (T.tolist(), Y.tolist()),
+        (T.astype(np.float32), Y.astype(np.float32)),
+        (T.astype(object), Y.astype(object)),
+        (T.reshape(5, 10), Y.reshape(5, 10)),
+        (np.asfortranarray(T.reshape(5, 10)), np.asfortranarray(Y.reshape(5, 10))),
+        (T, Y[:, None]),
+    ],
+    ids=["lists", "float32", "objects", "5 by 10", "Fortran", "a column"],
+)
+def test_forms_of_data(x: Any, y: Any) -> None:
+    want = solve.curve_fit(two, T, Y, [1, 1])
+    got = solve.curve_fit(two, x, y, [1, 1])
+    rtol = 1e-6 if getattr(x, "dtype", None) == np.float32 else 1e-12
+    np.testing.assert_allclose(got.popt, want.popt, rtol=rtol)
+    np.testing.assert_allclose(got.pcov, want.pcov, rtol=10 * rtol)
+
+
+def test_pandas() -> None:
+    """A Series or DataFrame goes to the model as it is."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table = pandas.DataFrame({"t": T, "y": Y, "name": "a"}, index=range(7, 57))
+    want = solve.curve_fit(two, T, Y, [1, 1], ERROR)
+    seen: list[Any] = []
+
+    def model(d: Any, amplitude: float, rate: float) -> Any:
+        seen.append(d)
+        return amplitude * np.exp(-rate * d["t"])
+
+    got = solve.curve_fit(model, table, table["y"], [1, 1], pandas.Series(ERROR))
+    assert seen[0] is table
+    np.testing.assert_allclose(got.popt, want.popt, rtol=1e-12)
+    np.testing.assert_allclose(solve.curve_fit(two, table["t"], table["y"], [1, 1], ERROR).popt, want.popt, rtol=1e-12)
+    np.testing.assert_allclose(got.predict(table), want.predict(T), rtol=1e-12)
+    # Rows with missing values are left out; SciPy leaves out NaN of arrays only.
+    holes = table.copy()
+    holes.loc[9, "t"] = np.nan
+    holes.loc[12, "y"] = np.nan
+    keep = ~holes[["t", "y"]].isna().any(axis=1).to_numpy()
+    want = solve.curve_fit(two, T[keep], Y[keep], [1, 1], ERROR[keep])
+    for x, f in ((holes, model), (holes["t"], two)):
+        got = solve.curve_fit(f, x, holes["y"], [1, 1], ERROR, nan_policy="omit")
+        np.testing.assert_allclose(got.popt, want.popt, rtol=1e-12)
+    with pytest.raises(ValueError, match="xdata: has values that are not finite"):
+        solve.curve_fit(two, holes["t"], Y)
+    with pytest.raises(ValueError, match="xdata: to leave points out it must have 50 rows, got 49"):
+        solve.curve_fit(two, table["t"].iloc[1:], Y, mask=T > 3)
+
+
+def test_a_model_without_points() -> None:
+    """A constant is compared with all points; and one number of data with all values of the model."""
+    fit = solve.curve_fit(lambda t, c: c, T, Y)
+    np.testing.assert_allclose(fit.popt, Y.mean(), rtol=1e-12)
+    np.testing.assert_allclose(fit.pcov, Y.var(ddof=1) / Y.size, rtol=1e-8)
+    value, low, high = fit.predict(T[:3], 0.95)
+    assert value.shape == low.shape == high.shape == (3,)
+    got = solve.curve_fit(lambda t, a, b: two(t, a, b) - Y, T, 0, sigma=0.2)
+    want = solve.curve_fit(two, T, Y, sigma=0.2)
+    np.testing.assert_allclose(got.popt, want.popt, rtol=1e-12)
+    np.testing.assert_allclose(got.pcov, want.pcov, rtol=1e-10)
+
+
+def test_a_start_by_names() -> None:
+    seen: list[Any] = []
+
+    def model(t: Array, amplitude: float, rate: float) -> Array:
+        seen.append((amplitude, rate))
+        return two(t, amplitude, rate)
+
+    solve.curve_fit(model, T, Y, {"rate": 2})
+    assert seen[0] == (1, 2)
+    with pytest.raises(ValueError, match=r"p0: there is no parameter 'rat'.*'rate'"):
+        solve.curve_fit(model, T, Y, {"rat": 2})
+    with pytest.raises(ValueError, match=r"p0: variable 1 is 2\.0, outside its bounds"):
+        solve.curve_fit(model, T, Y, {"rate": 2}, bounds=([0, 0], [5, 1]))
+    with pytest.raises(ValueError, match="p0: must be finite"):
+        solve.curve_fit(model, T, Y, [np.nan, 1])
+
+
+def test_what_masked_models_return_is_not_used() -> None:
+    """Below the mask of np.ma.log of a negative number there is a number that means nothing."""
+
+    def model(t: Array, a: float, b: float) -> Any:
+        return a * np.ma.log(t + b)
+
+    t, y = T + 0.5, 2 * np.log(T + 0.6)
+    np.testing.assert_allclose(solve.curve_fit(model, t, y, [1, 1]).popt, [2, 0.1], rtol=1e-8)
+    with pytest.raises(RuntimeError, match=r"Optimal parameters not found.*At the start, a=1, b=-1: check f there"):
+        solve.curve_fit(model, t, y, [1, -1])
+
+
+def test_options_by_scipys_names() -> None:
+    want = solve.curve_fit(two, T, Y, [1, 1], rel_step=1e-6, x_scale=[0.5, 0.25])
+    got = solve.curve_fit(two, T, Y, [1, 1], diff_step=1e-6, diag=[2, 4], verbose=0, maxfev=0)
+    np.testing.assert_array_equal(got.popt, want.popt)
+    assert got.fit.nfev == want.fit.nfev
+    got = solve.curve_fit(two, T, Y, [1, 1], epsfcn=1e-12, x_scale=[0.5, 0.25])
+    np.testing.assert_allclose(got.popt, want.popt, rtol=1e-12)
+    by_rows = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR, jac=slopes)
+    by_columns = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR, jac=lambda *a: slopes(*a).T, col_deriv=True)
+    np.testing.assert_array_equal(by_columns.popt, by_rows.popt)
+    with pytest.raises(TypeError, match="maxfev: is the same as max_nfev"):
+        solve.curve_fit(two, T, Y, maxfev=9, max_nfev=9)
+    for name in ("args", "m", "vectorized", "complex_residuals"):
+        with pytest.raises(ValueError, match=f"{name}: "):
+            solve.curve_fit(two, T, Y, **{name: 1})
+
+
+def test_the_factorisation_in_the_full_output() -> None:
+    """The covariance by the recipe for the output of MINPACK."""
+    _, pcov, information, _, _ = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR, True, full_output=True)
+    r = np.triu(information["fjac"].T[:3])
+    order = np.take(np.eye(3), information["ipvt"] - 1, 0)
+    np.testing.assert_allclose(np.linalg.inv((r @ order).T @ (r @ order)), pcov, rtol=1e-8)
+    # The residuals are orthogonal to the columns of the Jacobian.
+    np.testing.assert_allclose(information["qtf"], 0, atol=1e-6)
+
+
+def test_more_parameters_than_points() -> None:
+    """As in SciPy, only the other methods than MINPACK's fit them."""
+
+    def cubic(t: Array, a: float, b: float, c: float) -> Array:
+        return a + b * t + c * t**2
+
+    for more in ({"method": "trf"}, {"bounds": (-9, 9)}):
+        with pytest.warns(RuntimeWarning, match="Covariance of the parameters"):
+            popt, pcov = solve.curve_fit(cubic, T[:2], Y[:2], **more)
+        np.testing.assert_allclose(cubic(T[:2], *popt), Y[:2], rtol=1e-6)
+        assert np.isinf(pcov).all()
+
+
+@pytest.mark.parametrize("sigma", [None, ERROR, COVARIANCE], ids=["no sigma", "one for each", "a covariance"])
+@pytest.mark.parametrize("form", ["csr_array", "aslinearoperator"])
+@pytest.mark.parametrize("turned", [False, True], ids=["real", "complex"])
+def test_sparse_derivatives(form: str, sigma: Any, turned: bool) -> None:
+    pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    from scipy import sparse
+    from scipy.sparse import linalg
+
+    factor = 0.6 + 0.8j if turned else 1.0
+    as_form = sparse.csr_array if form == "csr_array" else linalg.aslinearoperator
+    y = Y * factor
+
+    def model(t: Array, *p: float) -> Array:
+        return decay(t, *p) * factor
+
+    want = solve.curve_fit(model, T, y, [1, 1, 0], sigma, jac=lambda *a: slopes(*a) * factor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        got = solve.curve_fit(model, T, y, [1, 1, 0], sigma, jac=lambda *a: as_form(slopes(*a) * factor))
+    np.testing.assert_allclose(got.popt, want.popt, rtol=1e-5)
+    if form == "csr_array":
+        np.testing.assert_allclose(got.pcov, want.pcov, rtol=1e-4)

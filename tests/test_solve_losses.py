@@ -183,3 +183,27 @@ def test_data_without_errors() -> None:
 def test_bad_arguments(error: type[Exception], text: str, options: dict[str, Any]) -> None:
     with pytest.raises(error, match=text):
         solve.levenberg_marquardt(residuals, [1.0, 1.0, 0.0], **options)
+
+
+def test_the_table_names_the_loss_and_its_scale() -> None:
+    import copy
+    import pickle
+
+    t = np.linspace(0, 1, 20)
+    y = 1 + 2 * t + np.sin(50 * t) / 20
+
+    def line(p: Array) -> Array:
+        return p[0] + p[1] * t - y
+
+    def squares(z: Array) -> Array:
+        return np.stack([z, np.ones_like(z), np.zeros_like(z)])
+
+    for loss, f_scale, name in (("cauchy", 0.25, "cauchy"), (squares, 2, "squares"), ("huber", "mad", "huber")):
+        fit = solve.levenberg_marquardt(line, [0.0, 0.0], loss=loss, f_scale=f_scale)
+        scale = f"{fit.f_scale:.6g}"
+        assert f_scale in ("mad", fit.f_scale)
+        assert f"by loss '{name}' with f_scale {scale}, 20 residuals" in repr(fit)
+        assert repr(pickle.loads(pickle.dumps(fit))) == repr(copy.copy(fit)) == repr(fit)
+        curve = solve.curve_fit(lambda x, a, b: a + b * x, t, y, loss=loss, f_scale=f_scale)
+        assert f"by loss '{name}' with f_scale {scale}, 20 points" in str(curve)
+    assert "loss" not in repr(solve.levenberg_marquardt(line, [0.0, 0.0]))

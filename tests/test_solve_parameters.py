@@ -167,7 +167,7 @@ def test_derivatives_that_are_wrong_are_named_by_the_index_of_all() -> None:
         (ValueError, "ties: v is nan at the start", {"ties": {"v": lambda b: b, "b": lambda a: a}}),
         (TypeError, "ties: the function of v must return a number", {"ties": {"v": lambda x: x}}),
         (ValueError, r"bounds: x\[5\] is tied", {"ties": {"v": lambda w: w}, "bounds": (0, 9)}),
-        (ValueError, "x0: variable 4 is 2.5, outside its bounds", {"fixed": {"d": 2.5}, "bounds": (0, 2.45)}),
+        (ValueError, "p0: variable 4 is 2.5, outside its bounds", {"fixed": {"d": 2.5}, "bounds": (0, 2.45)}),
     ],
 )
 def test_bad_arguments(error: type[Exception], text: str, options: dict[str, Any]) -> None:

@@ -79,6 +79,9 @@ SCIPYS_OWN = [
 
 for _name, _exchanged in MODULES.items():
     globals().update(scipy_tests.take(scipy_tests.load(_name, **_exchanged), TESTS[_name], METHODS, SCIPYS_OWN))
+_copy = scipy_tests.load("test_minpack", curve_fit=scipy_tests.curve_fit)
+for _name, _class in scipy_tests.take(_copy, ["TestCurveFit"], METHODS):
+    globals()[_name.replace("Test", "TestWhole")] = _class
 for _prefix, _method in FIRST_ORDER.items():
     _copy = scipy_tests.load("test_optimize", minimize=scipy_tests.minimize({"cg": _method}))
     for _name, _class in scipy_tests.take(_copy, FIRST_ORDER_TESTS, ["cg"]):
@@ -116,6 +119,8 @@ EXCLUDED: dict[str, str] = {
     "TestCurveFit.test_gh4555b": "the covariance that MINPACK had, 1.6e-6 from that at the minimum, to 2e-7",
     "TestCurveFit.test_gh20155_error_mentions_x0[trf]": "asserts SciPy's words",
     "TestCurveFit.test_gh20155_error_mentions_x0[dogbox]": "asserts SciPy's words",
+    "TestWholeCurveFit.test_bounds": "bounds are supported with any method",
+    "TestWholeCurveFit.test_gh4555b": "the covariance that MINPACK had, 1.6e-6 from that at the minimum, to 2e-7",
     "TestTrustRegionSolvers.test_dogleg_user_warning": WARNINGS,
     "TestTrustRegionSolvers.test_solver_concordance": "that SciPy's dogleg takes fewer iterations than its newton-cg",
     "TestNewtonCg.test_himmelblau": "another one of the function's four minima, which are equal",

@@ -125,6 +125,50 @@ def test_jacobians_of_any_kind(name: str, kind: Any, dtype: Any) -> None:
     assert "message: " in repr(r) or "x[29]" in repr(r)
 
 
+@pytest.mark.parametrize(("name", "kind"), KINDS[2:])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fixed": {3: -0.7}},
+        {"mask": np.arange(30) == 4},
+        {"loss": "huber"},
+        {"loss": lambda z: np.stack([z, np.ones_like(z), np.zeros_like(z)])},
+        {"bounds": (-2, -0.4)},
+        {"starts": 1},
+        {"check_derivatives": True},
+    ],
+    ids=lambda v: next(iter(v), "plain"),
+)
+def test_the_solver_is_chosen_by_the_jacobian(name: str, kind: Any, options: dict[str, Any]) -> None:
+    """As SciPy's least_squares chooses "lsmr"."""
+    if isinstance(kind, str):
+        sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+        kind = sparse.linalg.aslinearoperator if kind == "LinearOperator" else getattr(sparse, kind)
+
+    def jac(x: Array) -> Any:
+        return kind(broyden_jacobian(x))
+
+    x0 = np.full(30, -0.7)
+    want = solve.levenberg_marquardt(broyden, x0, jac=jac, linear_solver="cg", **options)
+    got = solve.levenberg_marquardt(broyden, x0, jac=jac, **options)
+    np.testing.assert_array_equal(got.x, want.x)
+    assert got.success
+    with pytest.raises(TypeError, match=r"linear_solver: jac returns .*, for which it must be 'cg', or left out"):
+        solve.levenberg_marquardt(broyden, x0, jac=jac, linear_solver="qr", **options)
+
+
+def test_sparse_derivatives_are_checked() -> None:
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    x0 = np.full(6, -0.7)
+    for kind in (Operator, sparse.csr_array):
+        assert solve.check_derivatives(broyden, x0, jac=lambda x, kind=kind: kind(broyden_jacobian(x))).success
+        with pytest.raises(ValueError, match="check_derivatives: jac"):
+            solve.levenberg_marquardt(
+                broyden, x0, jac=lambda x, kind=kind: kind(broyden_jacobian(x) * 1.1), check_derivatives=True
+            )
+
+
 def growth(x: Array) -> Array:
     """Three residuals for each of four parameters and a common one."""
     t = np.array([0.5, 1.0, 2.0])

@@ -61,25 +61,36 @@ def known_names_only(
     remedies: Mapping[str, str],
     then: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] = lambda result, args, kwargs: result,
     shorter: Callable[[tuple[Any, ...], dict[str, Any]], Any] = lambda args, kwargs: None,
+    instead: Callable[[Exception, tuple[Any, ...], dict[str, Any]], dict[str, Any] | None] = lambda *_: None,
 ) -> Callable[..., Any]:
     """The function, with the error of :func:`unexpected` for other names; `remedies` has advice for some.
 
     `then` is called with the result and the arguments, and returns the result. `shorter` is called first, with the
-    arguments, and returns what `then` would, or None if it cannot.
+    arguments, and returns what `then` would, or None if it cannot. `instead` is called with an exception and the
+    arguments, and returns the keyword arguments for another call, or None to let the exception pass.
     """
     known = list(inspect.signature(function).parameters)
     are_known = frozenset(known).issuperset
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        result = shorter(args, kwargs)
-        if result is not None:
-            return result
-        if not are_known(kwargs):
-            name = next(n for n in kwargs if n not in known)
-            if name in remedies:
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}")
-            raise unexpected(function.__name__, name, known)
+        try:
+            result = shorter(args, kwargs)
+            if result is not None:
+                return result
+            if not are_known(kwargs):
+                name = next(n for n in kwargs if n not in known)
+                if name in remedies:
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument {name!r}: {remedies[name]}"
+                    )
+                raise unexpected(function.__name__, name, known)
+            return then(function(*args, **kwargs), args, kwargs)
+        except Exception as error:
+            changed = instead(error, args, kwargs)
+            if changed is None:
+                raise
+            kwargs = changed
         return then(function(*args, **kwargs), args, kwargs)
 
     return checked

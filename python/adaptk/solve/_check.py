@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adaptk.solve import _arguments as arguments
+from adaptk.solve._operators import Jacobian, is_product, is_sparse
 from adaptk.solve._result import Result
 
 __all__ = ["check_derivatives", "verify"]
@@ -61,7 +62,10 @@ def _compare(
         rounding = max(rounding, float(np.finfo(base.dtype).eps))
     scalar = np.ndim(base) == 0
     base = np.atleast_1d(np.asarray(base, dtype=np.float64))
-    given = np.asarray(derivative(x.copy()), dtype=np.float64)
+    found = derivative(x.copy())
+    if is_sparse(found) or is_product(found):
+        found = Jacobian(found, base.size, x.size, x.dtype).dense()
+    given = np.asarray(found, dtype=np.float64)
     if given.size != base.size * x.size:
         wanted = (x.size,) if scalar else (base.size, x.size)
         raise ValueError(f"{name} must return an array of shape {wanted}, got one of shape {given.shape}")
@@ -114,7 +118,8 @@ def check_derivatives(fun: Any, x0: Any, args: Any = (), *, jac: Any, hess: Any 
     args : tuple
         Additional arguments of the functions.
     jac : callable or True
-        The gradient, shape (n,), or Jacobian, shape (m, n); ``True``: `fun` returns the pair (value, gradient).
+        The gradient, shape (n,), or Jacobian, shape (m, n), which may be sparse or an operator; ``True``: `fun` returns
+        the pair (value, gradient).
     hess : callable, optional
         The Hessian, shape (n, n), compared with differences of `jac`.
 

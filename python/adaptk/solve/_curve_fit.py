@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptk import _solve
+from adaptk.solve import _arguments as arguments
 from adaptk.solve import _batch, _profile, _rows
-from adaptk.solve._least_squares import levenberg_marquardt
-from adaptk.solve._parameters import Parameters, by_name
+from adaptk.solve._least_squares import _bounds, levenberg_marquardt
+from adaptk.solve._operators import Product, is_product, is_sparse
+from adaptk.solve._parameters import Parameters, by_name, index
 from adaptk.solve._result import Fit, Result, level_of, student_t
 
 __all__ = ["CurveFit", "curve_fit"]
@@ -106,7 +108,7 @@ class CurveFit(tuple[Any, ...]):
             if size >= 0.5:
                 lines.append(f"correlation of {self.names[k]} and {self.names[i]}: {correlation[i, k]:.3f}")
         freedom = "known variance" if math.isinf(self.fit.dof) else f"{self.fit.dof:g} degrees of freedom"
-        lines.append(f"cost {self.fit.cost:.8g}, {self.fit.fun.size} points, {freedom}; {self.fit.message}")
+        lines.append(f"{self.fit._cost_in_words()}, {self.fit.fun.size} points, {freedom}; {self.fit.message}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -141,6 +143,8 @@ class CurveFit(tuple[Any, ...]):
         if not callable(getattr(x, "keys", None)):
             x = np.asarray(x, dtype=np.float64) if isinstance(x, (list, tuple, np.ndarray)) else x
         value = _values(self._model(x, *self.popt))
+        if value.size == 1 and isinstance(x, np.ndarray):  # a model that does not depend on x
+            value = np.full(x.shape[-1:], value.reshape(()))
         if level is None:
             return value
         level = level_of(level)
@@ -236,13 +240,30 @@ def _parameters(f: Callable[..., Any], count: int | None) -> tuple[str, ...]:
     return tuple(plain[:count])
 
 
-def _start(bounds: Any, n: int) -> Array:
+def _start(f: Callable[..., Any], p0: Any, bounds: Any) -> tuple[Array, tuple[str, ...]]:
+    """The start, and the names of the parameters."""
+    if p0 is None or isinstance(p0, Mapping):
+        names = _parameters(f, None)
+        start = _default_start(bounds, len(names))
+        for key, value in (p0 or {}).items():
+            k = index(key, len(names), names, "p0")
+            start[k] = arguments.real(value, f"p0: {names[k]}", low=-np.inf)
+    else:
+        start = arguments.start(np.ravel(p0), "p0").astype(np.float64)
+        names = _parameters(f, start.size)
+    return start, names
+
+
+def _default_start(bounds: Any, n: int) -> Array:
     """SciPy's default: 1, or the middle of the bounds, or 1 inside the bound if there is only one."""
     if bounds is None:
         return np.ones(n)
     if hasattr(bounds, "lb"):
         bounds = (bounds.lb, bounds.ub)
-    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (n,)) for b in bounds)
+    try:
+        low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (n,)) for b in bounds)
+    except (TypeError, ValueError):
+        return np.ones(n)  # the bounds are refused later
     start = np.ones(n)
     both, only_low, only_high = (
         np.isfinite(low) & np.isfinite(high),
@@ -261,14 +282,57 @@ def _values(value: Any) -> Array:
     return np.asarray(array, dtype=np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _data(value: Any, name: str) -> Any:
-    """An array of numbers, with its mask if it has one; anything else unchanged."""
-    if not isinstance(value, (list, tuple, np.ndarray)) and not hasattr(value, "__array__"):
-        return value
+def _plain(x: Any) -> Any:
+    """Without a mask."""
+    return np.ma.getdata(x) if isinstance(x, np.ma.MaskedArray) else x
+
+
+def _values_of_model(value: Any, shape: tuple[int, ...]) -> Array:
+    """What the model returns, for data of this shape, as one row; NaN where it is masked."""
+    if isinstance(value, np.ma.MaskedArray):
+        value = np.ma.filled(value.astype(np.result_type(value, np.float64)), np.nan)
+    array = np.asarray(value)
+    if value is None or array.dtype.kind not in "biufcO":
+        raise TypeError(f"f must return numbers, got {type(value).__name__} of dtype {array.dtype}")
+    if array.dtype.kind == "O":
+        array = array.astype(np.float64)
+    m = math.prod(shape)
+    if array.size == 1:  # a model that does not depend on xdata
+        return np.full(m, array.reshape(()))
+    if array.size != m or (array.shape != shape and sum(k != 1 for k in array.shape) > 1):
+        raise ValueError(f"f must return an array of shape {shape} as ydata has it, got one of shape {array.shape}")
+    return array.ravel()
+
+
+def _data(value: Any, name: str) -> Array:
+    """An array of numbers, with its mask if it has one."""
     array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in "biufcO":
         raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    try:  # objects may be numbers, such as those of decimal
+        return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected numbers, got objects such as {array.flat[0]!r}") from None
+
+
+def _is_table(x: Any) -> bool:
+    """A Series or DataFrame of pandas, which models may use by its columns."""
+    return hasattr(x, "iloc") and hasattr(x, "isna")
+
+
+def _check_values(value: Any, name: str, finite: bool, no_nan: bool) -> None:
+    """Refuse infinity and NaN in arrays, and NaN in a Series; the columns of a DataFrame may be for other uses."""
+    if isinstance(value, np.ndarray):
+        known, missing = np.isfinite(value), np.isnan(value)
+    elif _is_table(value) and value.ndim == 1:
+        missing = np.asarray(value.isna())
+        known = ~missing
+    else:
+        return
+    if finite and not known.all():
+        raise ValueError(f'{name}: has values that are not finite; leave them out, or give nan_policy="omit"')
+    if no_nan and missing.any():
+        raise ValueError(f"{name}: has NaN, and nan_policy is 'raise'")
 
 
 def _left_out(x: Any, y: Array, sigma: Array | None, mask: Any, omit: bool) -> Array:
@@ -286,8 +350,13 @@ def _left_out(x: Any, y: Array, sigma: Array | None, mask: Any, omit: bool) -> A
             out |= bad.reshape(-1, m).any(axis=0)
         elif bad.any() or out.any():
             raise ValueError(f"xdata: to leave points out its last axis must have {m}, got shape {x.shape}")
+    elif _is_table(x):
+        if len(x) == m:
+            out |= np.asarray(x.isna()).reshape(m, -1).any(axis=1) if omit else False
+        elif out.any():
+            raise ValueError(f"xdata: to leave points out it must have {m} rows, got {len(x)}")
     elif out.any():
-        raise ValueError("xdata: to leave points out it must be an array")
+        raise ValueError("xdata: to leave points out it must be an array, or a table of pandas")
     if isinstance(sigma, np.ma.MaskedArray):
         hidden = np.ma.getmaskarray(sigma)
         if sigma.shape != (m,) and hidden.any():
@@ -296,18 +365,43 @@ def _left_out(x: Any, y: Array, sigma: Array | None, mask: Any, omit: bool) -> A
     return out
 
 
-def _whiten(sigma: Array | None) -> tuple[Array | None, Array | None]:
-    """(factors of the residuals, None), or (None, the inverse Cholesky factor of their covariance)."""
-    if sigma is None:
-        return None, None
-    if sigma.ndim == 1:
-        if not (np.isfinite(sigma).all() and (sigma > 0).all()):
-            raise ValueError("sigma: must be finite and positive")
-        return 1.0 / sigma, None
-    try:
-        return None, np.linalg.inv(np.linalg.cholesky(sigma))
-    except np.linalg.LinAlgError:
-        raise ValueError("sigma: as a covariance it must be symmetric and positive definite") from None
+class _Whitened:
+    """Division by the standard deviations `sigma`, or by the Cholesky factor of the covariance `sigma`."""
+
+    def __init__(self, sigma: Array | None) -> None:
+        self.sigma, self.inverse = sigma, None
+        if sigma is None:
+            return
+        if sigma.ndim == 1:
+            if not (np.isfinite(sigma).all() and (sigma > 0).all()):
+                raise ValueError("sigma: must be finite and positive; mask leaves points out")
+            return
+        if not np.isfinite(sigma).all():
+            raise ValueError("sigma: must be finite")
+        wrong = "sigma: as a covariance it must be symmetric and positive definite"
+        if not np.allclose(sigma, sigma.T, rtol=1e-6, atol=1e-6 * float(np.abs(sigma.diagonal()).min())):
+            raise ValueError(wrong)
+        try:
+            self.inverse = np.linalg.inv(np.linalg.cholesky(sigma))
+        except np.linalg.LinAlgError:
+            raise ValueError(wrong) from None
+
+    def __call__(self, values: Any) -> Any:
+        """Of m rows: an array, a sparse matrix or an operator."""
+        sigma, inverse = self.sigma, self.inverse
+        if sigma is None:
+            return values
+        if is_product(values):
+
+            def rmatvec(u: Array) -> Any:
+                return values.rmatvec(u / sigma if inverse is None else inverse.T @ u)
+
+            return Product(values.shape, lambda v: self(np.asarray(values.matvec(v)).ravel()), rmatvec)
+        if inverse is not None:
+            return inverse @ values
+        if is_sparse(values):
+            return values.multiply(1.0 / sigma[:, None]).tocsr()
+        return values * (1.0 / (sigma if values.ndim == 1 else sigma[:, None]))
 
 
 def _named(name: str, p0: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -333,8 +427,47 @@ def _named(name: str, p0: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     kind = inspect.Parameter.POSITIONAL_ONLY
     names = _batch.BATCH_MODELS[name].parameters or tuple(f"c{i}" for i in range(n))
-    model.__signature__ = inspect.Signature([inspect.Parameter(v, kind) for v in ("xdata", *names)])  # type: ignore[attr-defined]
+    vars(model)["__signature__"] = inspect.Signature([inspect.Parameter(v, kind) for v in ("xdata", *names)])
     return model, lambda x, *p: evaluate(x, p)[1]
+
+
+# Options of levenberg_marquardt that curve_fit decides by itself.
+_NOT_FOR_CURVES = {
+    "args": "f takes xdata and parameters only; functools.partial gives it more",
+    "m": "is for compiled residuals",
+    "complex_residuals": "is decided by ydata",
+    "vectorized": "is for residuals; f takes one set of parameters",
+}
+
+
+def _translate(options: dict[str, Any]) -> None:
+    """Options of SciPy's leastsq and least_squares in their other names here."""
+    for theirs, ours, changed in (
+        ("maxfev", "max_nfev", lambda v: v or None),  # 0 is the default of leastsq
+        ("diff_step", "rel_step", lambda v: v),
+        ("epsfcn", "rel_step", lambda v: None if v is None else np.sqrt(v)),
+        ("diag", "x_scale", lambda v: "jac" if v is None else 1.0 / np.asarray(v, dtype=np.float64)),
+        ("verbose", "disp", bool),
+    ):
+        if theirs in options:
+            if ours in options:
+                raise TypeError(f"{theirs}: is the same as {ours}; give only one of them")
+            options[ours] = changed(options.pop(theirs))
+
+
+def _as_call(names: tuple[str, ...], values: Array) -> str:
+    return ", ".join(f"{name}={value:.6g}" for name, value in zip(names, values, strict=True))
+
+
+def _minpack(fit: Fit) -> dict[str, Any]:
+    """The `infodict` of leastsq: R and the reflections of a QR factorisation of the Jacobian, here without pivoting."""
+    information = {"nfev": fit.nfev, "fvec": fit.fun}
+    if isinstance(fit.jac, np.ndarray):
+        n = fit.x.size
+        factored, _ = np.linalg.qr(fit.jac, mode="raw")
+        q, _ = np.linalg.qr(fit.jac)
+        information |= {"fjac": factored, "ipvt": np.arange(1, n + 1), "qtf": q.T @ fit.fun}
+    return information
 
 
 def curve_fit(
@@ -365,12 +498,15 @@ def curve_fit(
         :func:`levenberg_marquardt_batch`, such as ``"gaussian"``, which has exact derivatives. For a model with two
         coordinates `xdata` has shape (2, m); a ``"polynomial"`` has as many coefficients as `p0`.
     xdata : array_like or object
-        The points, passed to `f`: arrays as float64, anything else unchanged.
+        The points, passed to `f`: lists, tuples and NumPy arrays as float64, anything else, such as a DataFrame of
+        pandas, unchanged.
     ydata : array_like, shape (m,)
         The data. If they are complex, the real and imaginary parts of the differences are fitted. Points that are
-        masked in `ydata`, `xdata` or `sigma`, if these are masked arrays, are left out.
-    p0 : array_like, shape (n,), optional
-        The start. By default 1 for each parameter in the signature of `f`, or the middle of its bounds.
+        masked in `ydata`, `xdata` or `sigma`, if these are masked arrays, are left out. A single number is compared
+        with all values of the model.
+    p0 : array_like, shape (n,), or dict, optional
+        The start, or ``{name: value}`` for some parameters. By default 1 for each parameter in the signature of `f`, or
+        the middle of its bounds.
     sigma : float or array_like, shape (m,) or (m, m), optional
         Standard deviations of the data, or their covariance.
     absolute_sigma : bool
@@ -383,9 +519,11 @@ def curve_fit(
     method : {"lm", "trf", "dogbox"}, optional
         Accepted for compatibility with SciPy; the method is always :func:`levenberg_marquardt`.
     jac : callable or {"2-point", "3-point", "cs"}, optional
-        ``jac(xdata, p0, p1, ...)`` returns the derivatives of `f` by its parameters, shape (m, n).
+        ``jac(xdata, p0, p1, ...)`` returns the derivatives of `f` by its parameters, shape (m, n): an array, a matrix
+        of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``.
     full_output : bool
-        Whether the result unpacks as five values: also ``infodict``, ``mesg`` and ``ier``.
+        Whether the result unpacks as five values: also ``infodict``, ``mesg`` and ``ier``, as those of SciPy's
+        ``leastsq``. `fjac` and `ipvt` are of a factorisation without pivoting.
     nan_policy : {"raise", "omit"}, optional
         What to do with NaN in the data: raise ValueError, or leave those points out.
     fixed : dict or array_like of bool, optional
@@ -399,7 +537,8 @@ def curve_fit(
         True for points that are left out, as in :mod:`numpy.ma`.
     **options
         Additional arguments of :func:`levenberg_marquardt`, such as `loss`, `f_scale`, `ftol`, `xtol`, `gtol` and
-        `max_nfev` (or ``maxfev``).
+        `max_nfev`. SciPy's names ``maxfev``, ``diff_step``, ``epsfcn``, ``diag``, ``col_deriv`` and ``verbose`` work
+        too.
 
     Returns
     -------
@@ -439,46 +578,16 @@ def curve_fit(
         raise ValueError(f"nan_policy: expected None, 'raise' or 'omit', got {nan_policy!r}")
     if method not in (None, "lm", "trf", "dogbox"):
         raise ValueError(f"method: expected 'lm', 'trf' or 'dogbox', got {method!r}")
+    for name, instead in _NOT_FOR_CURVES.items():
+        if name in options:
+            raise ValueError(f"{name}: {instead}")
+    _translate(options)
+    by_columns = bool(options.pop("col_deriv", False))
     y = _data(ydata, "ydata")
-    if not isinstance(y, np.ndarray):
-        raise TypeError(f"ydata: expected an array, got {type(ydata).__name__}")
-    x = _data(xdata, "xdata")
-    errors = None if sigma is None else np.ma.asarray(sigma, dtype=np.float64)
-    out = _left_out(x, y, errors, mask, nan_policy == "omit")
-    y = np.ma.getdata(y).ravel()
     if y.size == 0:
         raise ValueError("ydata: is empty")
-    x = np.ma.getdata(x) if isinstance(x, np.ma.MaskedArray) else x
-    kept_sigma: Array | None = None
-    if errors is not None:
-        kept_sigma = np.ma.getdata(errors)
-        if kept_sigma.size == 1:
-            kept_sigma = np.full(y.size, kept_sigma.reshape(()))
-        if kept_sigma.shape not in ((y.size,), (y.size, y.size)):
-            raise ValueError(
-                f"sigma: expected a number, or shape {(y.size,)} or {(y.size, y.size)}, got {kept_sigma.shape}"
-            )
-    if out.any():
-        keep = ~out
-        y = y[keep]
-        x = x[..., keep]
-        if kept_sigma is not None:
-            kept_sigma = kept_sigma[np.ix_(keep, keep)] if kept_sigma.ndim == 2 else kept_sigma[keep]
-        if y.size == 0:
-            raise ValueError("ydata: no point is left")
-    if nan_policy != "omit" if check_finite is None else check_finite:
-        for value, name in ((y, "ydata"), (x, "xdata")):
-            if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-                raise ValueError(f'{name}: has values that are not finite; leave them out, or give nan_policy="omit"')
-    factors, inverse = _whiten(kept_sigma)
-    if "maxfev" in options:
-        options["max_nfev"] = options.pop("maxfev")
-    if p0 is None:
-        names = _parameters(f, None)
-        start = _start(bounds, len(names))
-    else:
-        start = np.atleast_1d(np.array(p0, dtype=np.float64))
-        names = _parameters(f, start.size)
+    x = _data(xdata, "xdata") if isinstance(xdata, (list, tuple, np.ndarray)) else xdata
+    start, names = _start(f, p0, bounds)
     free = start.size
     if fixed is not None or ties is not None:
         if isinstance(ties, Mapping):
@@ -486,44 +595,74 @@ def curve_fit(
         reduced = Parameters(start, fixed, ties, names)
         start, free = reduced.x0, reduced.free.size
         options["fixed"], options["ties"] = reduced.fixed, dict(reduced.ties)
-    points = 2 * y.size if y.dtype.kind == "c" else y.size
-    if free > points:
-        raise TypeError(f"ydata: {y.size} points cannot determine {free} parameters")
-
-    def weigh(values: Array) -> Array:
-        if inverse is not None:
-            return inverse @ values
-        if factors is not None:
-            return values * (factors if values.ndim == 1 else factors[:, None])
-        return values
-
-    def residuals(p: Array) -> Array:
-        value = np.asarray(f(x, *p)).ravel()
-        if value.shape != y.shape:
-            raise ValueError(
-                f"f must return an array of shape {y.shape} as ydata has it, got one of shape {value.shape}"
-            )
-        return _rows.stacked(weigh(value - y)) if is_complex else weigh(value - y)
-
+    lower, _ = _bounds(bounds, start, "p0")
+    if y.size == 1 and not np.ma.getmaskarray(y).any():  # the model then says how many points there are, as in SciPy
+        y = np.broadcast_to(y.reshape(()), np.shape(f(_plain(x), *start)) or (1,))
+    shape = y.shape
+    errors = None
+    if sigma is not None:
+        errors = np.ma.asarray(sigma, dtype=np.float64)
+        if errors.size == 1:
+            errors = np.ma.asarray(np.full(y.size, errors.reshape(())))
+        elif errors.shape == shape:
+            errors = errors.ravel()
+        elif errors.shape not in ((y.size,), (y.size, y.size)):
+            raise ValueError(f"sigma: expected a number, or shape {(y.size,)} or {(y.size,) * 2}, got {errors.shape}")
+    out = _left_out(x, y, errors, mask, nan_policy == "omit")
+    y, x = np.ma.getdata(y).ravel(), _plain(x)
+    kept_sigma: Array | None = None if errors is None else np.ma.getdata(errors)
+    if out.any():
+        keep = ~out
+        y, shape = y[keep], (int(keep.sum()),)
+        x = x.iloc[keep] if _is_table(x) else x[..., keep]
+        if kept_sigma is not None:
+            kept_sigma = kept_sigma[np.ix_(keep, keep)] if kept_sigma.ndim == 2 else kept_sigma[keep]
+        if y.size == 0:
+            raise ValueError("ydata: no point is left")
+    finite = nan_policy != "omit" if check_finite is None else bool(check_finite)
+    for value, name in ((y, "ydata"), (x, "xdata")):
+        _check_values(value, name, finite, nan_policy == "raise")
+    white = _Whitened(kept_sigma)
     is_complex = y.dtype.kind == "c"
+    points = 2 * y.size if is_complex else y.size
+    # As in SciPy, whose other methods fit more parameters than points too.
+    if free > points and lower is None and method in (None, "lm"):
+        raise TypeError(f"ydata: {y.size} points cannot determine {free} parameters")
     if is_complex and jac == "cs":
         raise ValueError("jac: 'cs' takes the imaginary part for the derivative, so the model must be real")
+
+    def residuals(p: Array) -> Array:
+        value = _values_of_model(f(x, *p), shape)
+        if value.dtype.kind == "c" and not is_complex and jac != "cs":
+            raise TypeError("f returns complex numbers, and ydata are real")
+        value = white(value - y)
+        return _rows.stacked(value) if is_complex else value
+
     slopes: Any = jac
     if callable(jac):
+        every = np.ones(y.size, dtype=bool)
 
-        def slopes(p: Array) -> Array:
-            value = weigh(np.asarray(jac(x, *p)))
-            return _rows.stacked(value) if is_complex else value
+        def slopes(p: Array) -> Any:
+            value = jac(x, *p)
+            if by_columns:
+                value = np.asarray(value).T
+            value = white(value if is_sparse(value) or is_product(value) else np.asarray(value))
+            if not is_complex:
+                return value
+            return _rows.stacked(value) if isinstance(value, np.ndarray) else _rows.of_rows(value, every, True)
 
     fit = levenberg_marquardt(residuals, start, jac=slopes, bounds=bounds, absolute_sigma=absolute_sigma, **options)
     if not fit.success:
-        raise RuntimeError(f"Optimal parameters not found: {fit.message}")
+        where = f" At the start, {_as_call(names, start)}: check f there." if fit.status == -3 and fit.nit == 0 else ""
+        raise RuntimeError(f"Optimal parameters not found: {fit.message}{where}")
+    if "cov" not in fit:
+        fit["cov"], fit["x_std"] = np.full((start.size,) * 2, np.inf), np.full(start.size, np.inf)
     if not np.isfinite(fit.cov).all():
-        warnings.warn("The covariance of the parameters could not be estimated", RuntimeWarning, stacklevel=2)
+        # The words of SciPy's warning, so that filters for it work.
+        warnings.warn("Covariance of the parameters could not be estimated", RuntimeWarning, stacklevel=2)
     values: tuple[Any, ...] = (fit.x, fit.cov)
     if full_output:
-        information = {"nfev": fit.nfev, "fvec": fit.fun, "fjac": fit.jac}
-        values = (*values, information, fit.message, {1: 4, 2: 1, 3: 2, 4: 3}.get(fit.status, 1))
+        values = (*values, _minpack(fit), fit.message, {1: 4, 2: 1, 3: 2, 4: 3}.get(fit.status, 1))
     result = CurveFit(values)
     result.fit, result.names = fit, names
     result._model, result._xdata, result._ydata = f, x, y

@@ -11,17 +11,20 @@ from adaptk import _solve
 from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check, _covariance, _losses, _matrix_free, _parameters, _rows, _sparsity, _starts
+from adaptk.solve._operators import is_product, is_sparse
 from adaptk.solve._result import MESSAGES, Fit, finish
 
 LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tukey": 5}
 _ACCELERATE = {None: -1, "auto": -1, False: 0, True: 1}
 
 
-def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
+def _bounds(bounds: Any, x: arguments.Array, name: str = "x0") -> tuple[Any, Any]:
+    """Lower and upper bounds of each variable of the start `x`; (None, None) if there are none."""
     if bounds is None:
         return None, None
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        bounds = (bounds.lb, bounds.ub)
+        # SciPy's Bounds makes arrays of numbers.
+        bounds = [b.reshape(()) if np.shape(b) == (1,) else b for b in (bounds.lb, bounds.ub)]
     if isinstance(bounds, (list, tuple)) and any(
         b is None or (isinstance(b, (list, tuple)) and any(v is None for v in b)) for b in bounds
     ):
@@ -40,12 +43,13 @@ def _bounds(bounds: Any, x: arguments.Array) -> tuple[Any, Any]:
         k = int(np.argmin(low < high))
         raise ValueError(
             f"bounds: lower must be less than upper, got {low[k]} and {high[k]} for variable {k}"
+            + ("; fixed keeps a variable at its value" if low[k] == high[k] else "")
             + arguments.transposed(bounds, x.size)
         )
     outside = (x < low) | (x > high)
     if outside.any():
         k = int(np.argmax(outside))
-        raise ValueError(f"x0: variable {k} is {x[k]}, outside its bounds [{low[k]}, {high[k]}]")
+        raise ValueError(f"{name}: variable {k} is {x[k]}, outside its bounds [{low[k]}, {high[k]}]")
     if not np.isfinite(low).any() and not np.isfinite(high).any():
         return None, None
     return low, high
@@ -160,10 +164,11 @@ def levenberg_marquardt(
         Where the Jacobian may be nonzero. Columns without a common row are then differenced together, by central
         differences unless `jac` is ``"2-point"``.
     linear_solver : {None, "qr", "cg"}
-        How steps are computed. ``"cg"``: by conjugate gradients, for many parameters. `jac` then returns an array, a
-        matrix of :mod:`scipy.sparse`, or an operator with ``matvec`` and ``rmatvec``, and is never factored. So steps
-        are not polished, and `cov` and `x_std` are computed from ``J'J``, with half of the digits. The result does not
-        have them if there are more than 2048 parameters, or `jac` returns an operator.
+        How steps are computed: None means ``"cg"`` if `jac` returns a matrix of :mod:`scipy.sparse` or an operator with
+        ``matvec`` and ``rmatvec``, and else ``"qr"``. ``"cg"``: by conjugate gradients, for many parameters. `jac` then
+        returns an array, a sparse matrix or an operator, and is never factored. So steps are not polished, and `cov`
+        and `x_std` are computed from ``J'J``, with half of the digits. The result does not have them if there are more
+        than 2048 parameters, or `jac` returns an operator.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional
@@ -204,16 +209,16 @@ def levenberg_marquardt(
         -9 steps shrink to nothing although `jac` predicts a reduction, and differences of the cost contradict it
         == =======================================================================
 
-        `dof` is the number of degrees of freedom, and the method ``confidence_intervals(level)`` gives intervals of the
-        parameters. `cov` and `x_std` are infinite if the Jacobian does not have full rank, or (without
-        `absolute_sigma`) there are no degrees of freedom. With a robust loss they are the sandwich estimate, which is
-        valid for any distribution of the residuals. With status -3 they and `grad` are NaN, and `jac` is None. They are
-        0 for fixed parameters; for tied ones they are computed from those of the others, to first order. `jac` and
-        `grad` are derivatives by the free parameters, ties included, and 0 for the others; `fixed` and `tied` mark the
-        others. With `mask` or `nan_policy`, `fun` and `jac` have only the residuals that are not left out; `mask`,
-        shape (m,), of the result is True for those left out. With `starts` the result is the fit with the lowest cost,
-        among those that have converged if there are any. `local_results` is then the list of all fits, in the order of
-        the result's `starts`, shape (s + 1, n), which begins with `x0`.
+        With a robust loss `loss` is its name, and `f_scale` is C. `dof` is the number of degrees of freedom, and the
+        method ``confidence_intervals(level)`` gives intervals of the parameters. `cov` and `x_std` are infinite if the
+        Jacobian does not have full rank, or (without `absolute_sigma`) there are no degrees of freedom. With a robust
+        loss they are the sandwich estimate, which is valid for any distribution of the residuals. With status -3 they
+        and `grad` are NaN, and `jac` is None. They are 0 for fixed parameters; for tied ones they are computed from
+        those of the others, to first order. `jac` and `grad` are derivatives by the free parameters, ties included, and
+        0 for the others; `fixed` and `tied` mark the others. With `mask` or `nan_policy`, `fun` and `jac` have only the
+        residuals that are not left out; `mask`, shape (m,), of the result is True for those left out. With `starts` the
+        result is the fit with the lowest cost, among those that have converged if there are any. `local_results` is
+        then the list of all fits, in the order of the result's `starts`, shape (s + 1, n), which begins with `x0`.
 
     Raises
     ------
@@ -321,15 +326,49 @@ _REMEDIES = {
     "sigma": "divide the residuals by sigma, with absolute_sigma=True if it is known and not only its ratios",
     "method": "the solver is chosen by its function, such as levenberg_marquardt or newton",
     "p0": "the start is x0",
+    "maxfev": "it is max_nfev",
+    "diff_step": "it is rel_step",
+    "verbose": "disp=True shows the progress",
+    "tr_solver": "linear_solver='cg' is for large sparse Jacobians",
+    "tr_options": "there are no options of a trust-region solver",
+    "workers": "differences are one call with vectorized=True",
+    "kwargs": "functools.partial gives fun keyword arguments",
 }
 
 
 def _remember(result: Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fit:
-    """Store the call, for more fits of the same problem, as an attribute and not as an item of the dict."""
+    """Store the call, for more fits of the same problem, as an attribute and not as an item of the dict.
+
+    A robust loss is an item, by its name: what the fit's numbers mean depends on it, also in a copy.
+    """
+    loss = kwargs.get("loss", "linear")
+    if not isinstance(loss, str) or loss != "linear":
+        result["loss"] = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+        if "f_scale" not in result:
+            result["f_scale"] = float(kwargs.get("f_scale", 1.0))
     object.__setattr__(result, "_call", (args, kwargs))
     return result
 
 
+def _by_products(error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments with ``linear_solver="cg"`` if `jac` returns a sparse matrix or an operator.
+
+    Only an error is the reason to look at what `jac` returns, so that a call with an array costs no time.
+    """
+    if not (isinstance(error, TypeError) and str(error).startswith("jac must return real numbers")):
+        return None
+    x0 = args[1] if len(args) > 1 else kwargs["x0"]
+    more = args[2] if len(args) > 2 else kwargs.get("args", ())
+    found = kwargs["jac"](arguments.start(x0), *arguments.tuple_of(more))
+    if not is_sparse(found) and not is_product(found):
+        return None
+    if kwargs.get("linear_solver") is not None:
+        raise TypeError(
+            f"linear_solver: jac returns {type(found).__name__}, for which it must be 'cg', or left out"
+        ) from error
+    return {**kwargs, "linear_solver": "cg"}
+
+
 if not TYPE_CHECKING:
     _solve.set_result_type(Fit, MESSAGES["least_squares"], finish)
-    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES, _remember, _solve.plain_fit)
+    levenberg_marquardt = known_names_only(levenberg_marquardt, _REMEDIES, _remember, _solve.plain_fit, _by_products)

@@ -14,6 +14,7 @@ import numpy as np
 
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check, _covariance
+from adaptk.solve._operators import is_product, is_sparse
 from adaptk.solve._result import Fit
 
 __all__ = ["TUNING", "fit_with_function", "fit_with_scale", "values"]
@@ -155,11 +156,15 @@ def fit_with_function(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, o
             options["check_derivatives"] = False
 
         def jacobian(at: Array, *more: Any) -> Array:
+            value = slopes(at, *more)
+            if is_sparse(value) or is_product(value):
+                # The words for which the outer call repeats the fit by conjugate gradients.
+                raise TypeError(f"jac must return real numbers in an array, got {type(value).__name__}")
             r = np.asarray(f(at, *more), dtype=np.float64)
             z, rho, first, _ = values(loss, r, c)
             with np.errstate(divide="ignore", invalid="ignore"):
                 factor = np.where(z > 0, first * np.sqrt(z / rho), np.sqrt(np.abs(first)))
-            return np.asarray(factor[:, None] * np.asarray(slopes(at, *more)))
+            return np.asarray(factor[:, None] * np.asarray(value))
 
         options["jac"] = jacobian
     result = solve(residuals, x, extra, **options)

@@ -101,6 +101,8 @@ class Fit(Result):
     dof : float
         Degrees of freedom of the estimate of the residuals' variance, ``m - n``; infinite with ``absolute_sigma=True``,
         since the variance is then known.
+    loss, f_scale : str, float
+        Only with a robust loss: its name, and its scale C.
 
     Examples
     --------
@@ -237,6 +239,10 @@ class Fit(Result):
     def __getstate__(self) -> None:
         """Only the items of the dict, without the functions of the fit."""
 
+    def _cost_in_words(self) -> str:
+        loss = f" by loss {self.loss!r} with f_scale {self.f_scale:.6g}" if "loss" in self else ""
+        return f"cost {self.cost:.8g}{loss}"
+
     def _notes(self) -> list[str]:
         """The notes on each parameter at the end of its line in the table."""
         notes = [""] * len(self.x)
@@ -261,7 +267,7 @@ class Fit(Result):
             lines[i + 1] += note
         known = "known variance" if np.isinf(self.dof) else f"{self.dof:g} degrees of freedom"
         lines += [
-            f"cost {self.cost:.8g}, {len(self.fun)} residuals, {known}",
+            f"{self._cost_in_words()}, {len(self.fun)} residuals, {known}",
             f"status {self.status}: {self.message} ({self.nit} iterations, {self.nfev} evaluations)",
         ]
         if "local_results" in self:

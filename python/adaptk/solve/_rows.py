@@ -12,7 +12,7 @@ from adaptk.solve import _check
 from adaptk.solve._operators import Product, is_product, is_sparse
 from adaptk.solve._result import Fit
 
-__all__ = ["POLICIES", "fit", "mask_of"]
+__all__ = ["POLICIES", "fit", "mask_of", "of_rows", "stacked"]
 
 Array = arguments.Array
 POLICIES = (None, "raise", "omit")
@@ -33,7 +33,7 @@ def stacked(value: Array) -> Array:
     return np.concatenate([value.real, value.imag])
 
 
-def _of_rows(j: Any, keep: Array, as_complex: bool) -> Any:
+def of_rows(j: Any, keep: Array, as_complex: bool) -> Any:
     """Rows of a sparse matrix, or of an operator."""
     if tuple(j.shape[:1]) != keep.shape:
         raise ValueError(f"jac must return {keep.size} rows, as fun did at x0; got shape {tuple(j.shape)}")
@@ -120,7 +120,7 @@ def fit(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[s
         def jacobian(at: Array, *more: Any) -> Any:
             whole = j(at, *more)
             if is_sparse(whole) or is_product(whole):
-                return _of_rows(whole, keep, as_complex)
+                return of_rows(whole, keep, as_complex)
             return chosen(whole, "jac")
 
         options["jac"] = jacobian
