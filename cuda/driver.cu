@@ -66,7 +66,9 @@ using detail::ParamUpdate;
 using detail::Segment;
 using detail::StepReport;
 
-static_assert(table_buffers == 2 + detail::cuda_states && leaf_elements == std::int64_t(detail::reduction_leaf));
+static_assert(leaf_elements == std::int64_t(detail::reduction_leaf));
+// The entries of a second table follow in one piece: tables begin at multiples of 16 bytes.
+static_assert(sizeof(Tensor) % 16 == 0 && sizeof(Side) % 16 == 0);
 
 const KernelTable& kernels() {
     static const KernelTable table = [] {
@@ -404,21 +406,35 @@ void check_draws_of_rows(const ParamUpdate& t, std::int64_t row_size) {
                           detail::name_of(t.format[b]) + ", whose size is no multiple of 16");
 }
 
-// The rows of a tensor for the kernels that make tensors of them, which are to lie at these addresses.
-RowTables row_tables(const ParamUpdate& t, std::int64_t row_size, std::byte* tensors, std::byte* sides) {
+// Whether it has states in the second entry of the tables.
+bool has_more_states(const ParamUpdate& t) {
+    return std::any_of(t.buffer + table_buffers, t.buffer + max_buffers, [](const void* b) { return b != nullptr; });
+}
+std::size_t tensor_bytes(const ParamUpdate& t) {
+    return sizeof(Tensor) + (has_more_states(t) ? sizeof(MoreStates) : 0);
+}
+std::size_t side_bytes(const ParamUpdate& t) { return sizeof(Side) + (has_more_states(t) ? sizeof(MoreSides) : 0); }
+
+// The rows of a tensor for the kernels that make `count` tensors of them, which are to lie at these addresses.
+RowTables row_tables(const ParamUpdate& t, std::int64_t row_size, std::size_t count, std::byte* tensors,
+                     std::byte* sides) {
     check_draws_of_rows(t, row_size);
     RowTables out{};
     out.tensors = reinterpret_cast<Tensor*>(tensors);
     out.sides = reinterpret_cast<Side*>(sides);
+    if (has_more_states(t)) {
+        out.more = reinterpret_cast<MoreStates*>(out.tensors + count);
+        if (sides != nullptr) out.more_sides = reinterpret_cast<MoreSides*>(out.sides + count);
+    }
     out.row_size = row_size;
     out.number = std::uint8_t(t.row_buffer);
     // As Batch::add() has it.
     out.unaligned = t.compute() == 0 && t.grad() == Format::float64;
-    out.beside.number = t.number;
-    for (std::size_t b = 0; b < table_buffers; ++b) {
-        out.whole.buffer[b] = t.buffer[b];
-        out.whole.format[b] = std::uint8_t(t.format[b]);
-        out.beside.of_buffer[b] = t.side[b];
+    out.tensor = t.number;
+    for (std::size_t b = 0; b < max_buffers; ++b) {
+        out.buffer[b] = t.buffer[b];
+        out.side[b] = t.side[b];
+        out.format[b] = std::uint8_t(t.format[b]);
         const std::int64_t elements = b != 0 && b == t.row_buffer ? 1 : row_size;
         if (t.buffer[b] != nullptr) out.row_bytes[b] = std::int64_t(storage_bytes(t.format[b], elements));
         if (t.side[b] != nullptr) out.side_bytes[b] = std::int64_t(detail::side_bytes(t.format[b], elements));
@@ -518,8 +534,8 @@ class RowGradients {
         p.sums_at = p.for_all_rows ? reserve(std::size_t(t.size), element) : reserve(r.distinct(), row_bytes);
         p.partials_at = reserve(p.partials, row_bytes);
         if (p.row_by_row) {
-            p.tensors_at = reserve(r.distinct(), sizeof(Tensor));
-            p.sides_at = p.sided ? reserve(r.distinct(), sizeof(Side)) : 0;
+            p.tensors_at = reserve(r.distinct(), tensor_bytes(t));
+            p.sides_at = p.sided ? reserve(r.distinct(), side_bytes(t)) : 0;
         }
         return p;
     }
@@ -548,7 +564,7 @@ class RowGradients {
         t.rows = nullptr;
         t.set(1, {p.for_all_rows ? launch.sums : nullptr, type == 1 ? Format::float64 : Format::float32});
         if (p.row_by_row) {
-            launch.rows = row_tables(t, r.row_size(), memory_->data + p.tensors_at,
+            launch.rows = row_tables(t, r.row_size(), r.distinct(), memory_->data + p.tensors_at,
                                      p.sided ? memory_->data + p.sides_at : nullptr);
             launch.rows.gathered = !gathered_.empty() && gathered_[p.tensor];
             p.rows.tensors = launch.rows.tensors;
@@ -877,7 +893,8 @@ class NumberedRows {
         coefficients_ = memory_->data + coefficients_at;
         if (keyed) keys_ = reinterpret_cast<std::uint64_t*>(memory_->data + keys_at);
         if (ready != nullptr) return;
-        tables_.rows = row_tables(t, row_size_, memory_->data + tensors_at, sided ? memory_->data + sides_at : nullptr);
+        tables_.rows = row_tables(t, row_size_, std::size_t(most), memory_->data + tensors_at,
+                                  sided ? memory_->data + sides_at : nullptr);
     }
 
     // `key`: null if `keyed` was false.
@@ -912,10 +929,12 @@ struct Batch {
     Measures measures;
     bool alone = false;  // no other tensor may come to it
     std::vector<Tensor> tensors;
+    std::vector<MoreStates> more;         // of rules with so many states: one of each tensor
     std::vector<std::uint32_t> source;    // of the step's tensors
     std::vector<std::uint32_t> segments;  // that have coefficients here
     std::vector<std::byte> coefficients;
     std::vector<Side> sides;
+    std::vector<MoreSides> more_sides;
     std::vector<std::uint64_t> keys;  // of each set of coefficients, if any format may need them
     std::int64_t tiles = 0;
     bool sided = false;                                                                        // `sides` are needed
@@ -925,13 +944,17 @@ struct Batch {
     void add(const ParamUpdate& t, std::size_t buffers, std::uint32_t from, std::uint32_t own_coefficients) {
         Tensor out = {};
         Side side = {};
+        MoreStates others = {};
+        MoreSides beside_others = {};
         side.number = t.number;
         std::uintptr_t addresses = 0;
         for (std::size_t b = 0; b < buffers; ++b) {
-            out.buffer[b] = t.buffer[b];
-            out.format[b] = std::uint8_t(t.format[b]);
+            const bool first = b < table_buffers;
+            const std::size_t k = first ? b : b - table_buffers;
+            (first ? out.buffer : others.buffer)[k] = t.buffer[b];
+            (first ? out.format : others.format)[k] = std::uint8_t(t.format[b]);
+            (first ? side.of_buffer : beside_others.of_buffer)[k] = t.side[b];
             addresses |= reinterpret_cast<std::uintptr_t>(t.buffer[b]);
-            side.of_buffer[b] = t.side[b];
             if (info_of(t.format[b]).split) addresses |= reinterpret_cast<std::uintptr_t>(t.side[b]);
         }
         sided = sided || needs_sides(t, buffers);
@@ -945,10 +968,20 @@ struct Batch {
         tensors.push_back(out);
         source.push_back(from);
         if (stored != 0) sides.push_back(side);
+        if (buffers <= table_buffers) return;
+        more.push_back(others);
+        if (stored != 0) more_sides.push_back(beside_others);
     }
 
+    std::size_t tensor_bytes() const { return tensors.size() * sizeof(Tensor) + more.size() * sizeof(MoreStates); }
+    void add_tensors(Tables& tables) {
+        tensors_at = tables.add(tensors);
+        tables.add(more);
+    }
     void add_sides(Tables& tables) {
-        if (sided && !sides.empty()) sides_at = tables.add(sides);
+        if (!sided || sides.empty()) return;
+        sides_at = tables.add(sides);
+        tables.add(more_sides);
     }
     void add_keys(Tables& tables) {
         if (sided) keys_at = tables.add(keys);
@@ -979,7 +1012,11 @@ struct Batch {
             used = rounded(coefficients.size());
         }
         p.tensors_at = std::uint32_t(used);
-        if (p.tensors == nullptr) std::memcpy(p.inside + used, tensors.data(), tensors.size() * sizeof(Tensor));
+        if (p.tensors == nullptr) {
+            const std::size_t bytes = tensors.size() * sizeof(Tensor);
+            std::memcpy(p.inside + used, tensors.data(), bytes);
+            if (!more.empty()) std::memcpy(p.inside + used + bytes, more.data(), more.size() * sizeof(MoreStates));
+        }
         launch_symbol(kernel, stored == 1 ? "stored_step_kernel" : "step_kernel",
                       blocks_for(what.tiles, resident_steps(device, kernel, place, type, stored)), block_threads,
                       stream, p);
@@ -1034,8 +1071,8 @@ Batch& batch_of(std::vector<Batch>& batches, const KernelsOf& kernels, std::size
     return b;
 }
 
-bool fits_inside(std::size_t coefficients, std::size_t tensors) {
-    return rounded(coefficients) + tensors * sizeof(Tensor) <= sizeof(StepLaunch::inside);
+bool fits_inside(std::size_t coefficient_bytes, std::size_t tensor_bytes) {
+    return rounded(coefficient_bytes) + tensor_bytes <= sizeof(StepLaunch::inside);
 }
 
 // The norm of all gradients: what its kernels need.
@@ -1131,10 +1168,10 @@ struct Epilogues {
     }
     void lay_out(Tables& tables) {
         for (Batch& b : batches) {
-            b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
+            b.inside = fits_inside(b.coefficients.size(), b.tensor_bytes());
             if (!b.inside) {
                 b.coefficients_at = tables.add(b.coefficients);
-                b.tensors_at = tables.add(b.tensors);
+                b.add_tensors(tables);
             }
             b.add_sides(tables);
             b.add_keys(tables);
@@ -1338,9 +1375,9 @@ class StepBuilder {
             const bool known = !prepared && !with_norm_;
             const bool coefficients_inside = known && b.coefficients.size() <= sizeof(StepLaunch::inside);
             b.inside = b.measures.rule == nullptr && b.numbered == nullptr &&
-                       fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensors.size());
+                       fits_inside(coefficients_inside ? b.coefficients.size() : 0, b.tensor_bytes());
             if (known && !b.inside) b.coefficients_at = tables_.add(b.coefficients);
-            if (!b.inside) b.tensors_at = tables_.add(b.tensors);
+            if (!b.inside) b.add_tensors(tables_);
             b.add_sides(tables_);
             if (!prepared) b.add_keys(tables_);
             if (b.measures.rule != nullptr)
@@ -1767,11 +1804,11 @@ void run_one_kernel(int device, void* on, std::span<const ParamUpdate> tensors, 
         const auto* const bytes = static_cast<const std::byte*>(made[b.type]);
         b.coefficients.assign(bytes, bytes + b.coefficients_bytes);
         b.keys.push_back(0);
-        b.inside = fits_inside(b.coefficients.size(), b.tensors.size());
+        b.inside = fits_inside(b.coefficients.size(), b.tensor_bytes());
         Tables tables;
         if (!b.inside) {
             b.coefficients_at = tables.add(b.coefficients);
-            b.tensors_at = tables.add(b.tensors);
+            b.add_tensors(tables);
         }
         b.add_sides(tables);
         b.add_keys(tables);

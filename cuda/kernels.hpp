@@ -62,7 +62,7 @@ template <class T> struct SecondBuffer<Combine, T> {
 };
 
 // The rules, then Streams<0>, Streams<1>, ..., then Combine.
-inline constexpr std::size_t stream_rules = table_buffers - 1;
+inline constexpr std::size_t stream_rules = detail::max_written;
 inline constexpr std::size_t combine_place = Rules::size + stream_rules;
 inline constexpr std::size_t kernel_count = combine_place + 1;
 

@@ -37,12 +37,14 @@ ADAPTK_DEVICE void make_tensor(const RowTables& rows, std::uint32_t i, std::int6
     Tensor* const out = rows.tensors + i;
     std::uintptr_t addresses = 0;
 #pragma unroll
-    for (int b = 0; b < int(table_buffers); ++b) {
-        void* at = static_cast<std::byte*>(rows.whole.buffer[b]) + place * rows.row_bytes[b];
+    for (int b = 0; b < int(max_buffers); ++b) {
+        const bool first = b < int(table_buffers);
+        if (!first && rows.more == nullptr) break;
+        void* at = static_cast<std::byte*>(rows.buffer[b]) + place * rows.row_bytes[b];
         if (b == 1) at = gradient;
         if (b == 0 || b != rows.number) addresses |= reinterpret_cast<std::uintptr_t>(at);
-        out->buffer[b] = at;
-        out->format[b] = rows.whole.format[b];
+        (first ? out->buffer[b] : rows.more[i].buffer[b - int(table_buffers)]) = at;
+        (first ? out->format[b] : rows.more[i].format[b - int(table_buffers)]) = rows.format[b];
     }
     out->size = rows.row_size;
     out->first_tile = (rows.row_size + tile - 1) / tile * std::int64_t(i);
@@ -50,13 +52,15 @@ ADAPTK_DEVICE void make_tensor(const RowTables& rows, std::uint32_t i, std::int6
     if (rows.sides != nullptr) {
         Side* const side = rows.sides + i;
 #pragma unroll
-        for (int b = 0; b < int(table_buffers); ++b) {
-            void* const at = static_cast<std::byte*>(rows.beside.of_buffer[b]) + place * rows.side_bytes[b];
+        for (int b = 0; b < int(max_buffers); ++b) {
+            const bool first = b < int(table_buffers);
+            if (!first && rows.more_sides == nullptr) break;
+            void* const at = static_cast<std::byte*>(rows.side[b]) + place * rows.side_bytes[b];
             // Scales are taken one by one, and lost bits as vectors: their addresses count for params alone.
             if (b == 0) addresses |= reinterpret_cast<std::uintptr_t>(at);
-            side->of_buffer[b] = at;
+            (first ? side->of_buffer[b] : rows.more_sides[i].of_buffer[b - int(table_buffers)]) = at;
         }
-        side->number = rows.beside.number;
+        side->number = rows.tensor;
         side->first = place * rows.row_size;
     }
     out->aligned = addresses % 16 == 0 && !rows.unaligned ? 1 : 0;
@@ -67,7 +71,7 @@ __global__ void __launch_bounds__(block_threads, common_resident_blocks)
     const RowTables& rows = launch.rows;
     for (std::uint32_t i = blockIdx.x * block_threads + threadIdx.x; i < launch.count; i += gridDim.x * block_threads) {
         const std::int64_t place = launch.first + std::int64_t(i);
-        make_tensor(rows, i, place, static_cast<std::byte*>(rows.whole.buffer[1]) + place * rows.row_bytes[1]);
+        make_tensor(rows, i, place, static_cast<std::byte*>(rows.buffer[1]) + place * rows.row_bytes[1]);
     }
 }
 

@@ -27,16 +27,20 @@ struct LongRow {
 
 // Rows of a tensor as tensors of their own.
 struct RowTables {
-    Tensor* tensors;  // null: none are made
-    Side* sides;      // beside them, or null
+    Tensor* tensors;        // null: none are made
+    Side* sides;            // beside them, or null
+    MoreStates* more;       // null: its rule has no more than table_states states
+    MoreSides* more_sides;  // beside `more`, or null
     // The tensor that the rows are of: where its buffers begin, and how many bytes a row has in each.
-    Tensor whole;
-    Side beside;
-    std::int64_t row_bytes[table_buffers], side_bytes[table_buffers];
+    void* buffer[max_buffers];
+    void* side[max_buffers];
+    std::uint8_t format[max_buffers];
+    std::int64_t row_bytes[max_buffers], side_bytes[max_buffers];
     std::int64_t row_size;
-    std::uint8_t number;  // the buffer with one number for each row, if there is one, else 0
-    bool unaligned;       // elements are loaded one by one
-    bool gathered;        // those with values alone are there, one behind the other
+    std::uint32_t tensor;  // its number, for random bits
+    std::uint8_t number;   // the buffer with one number for each row, if there is one, else 0
+    bool unaligned;        // elements are loaded one by one
+    bool gathered;         // those with values alone are there, one behind the other
 };
 
 // Rows `first` ... `first + count - 1` with a gradient of the whole tensor.

@@ -15,6 +15,7 @@ namespace adaptk::cuda {
 // Such a rule as one of elements, once the factor of a row is known.
 template <class R> struct OfElements {
     static_assert(row_state<R> == state_count < R > -1);
+    static_assert(state_count<R> <= table_states);  // the rows of more would need MoreStates
     static constexpr std::array<int, state_count<R> - 1> states{};
     template <class T> struct Coefficients {
         typename R::template Coefficients<T> rule;

@@ -12,8 +12,9 @@
 namespace adaptk::cuda {
 
 // A param, its gradient and the states of all rules of the list. With room for more, fewer tensors would fit into the
-// parameters of a kernel; rules of more states run on the CPU alone.
-inline constexpr std::size_t table_buffers = 2 + 4;
+// parameters of a kernel. Rules with more states have the others in a second entry (MoreStates).
+inline constexpr std::size_t table_states = 4, table_buffers = 2 + table_states;
+inline constexpr std::size_t more_states = max_states - table_states;
 
 // What a warp adds up of a reduction, in the order of cpp/src/reduce.hpp.
 inline constexpr std::int64_t leaf_elements = 8192;
@@ -35,6 +36,17 @@ struct Side {
     std::uint32_t number;
     std::int64_t first;
 };
+
+// The states of one parameter behind the first table_states, and what lies beside them. Only the tables of rules with
+// so many states have them: one entry for each tensor, behind the entries of all tensors.
+struct alignas(16) MoreStates {
+    void* buffer[more_states];
+    std::uint8_t format[more_states];
+};
+struct MoreSides {
+    void* of_buffer[more_states];
+};
+static_assert(sizeof(Tensor) == 80 && sizeof(Side) == 64, "rules with up to four states pay nothing for the others");
 
 // The outcome of a norm, and what a later kernel makes of it. One for each step that computes a norm.
 struct Control {

@@ -109,6 +109,14 @@ def test_reductions(on_device: Route, rule: str) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("state_dtype", [None, "8bit_nearest"], ids=str)
+def test_five_states(on_device: Route, state_dtype: Any) -> None:
+    opt = adaptk.jax.cocob(weight_decay=0.1, state_dtype=state_dtype, min_8bit_size=0)
+    params = randoms(0)
+    assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))
+
+
+@needs_nvrtc
 def test_vmap_of_reductions(on_device: Route) -> None:
     """Each member has its own norms, state and rate."""
 

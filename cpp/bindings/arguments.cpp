@@ -266,10 +266,6 @@ void check_together(const RuleInfo& rule, const detail::HyperValues& values) {
 }
 
 void check_runs_on_cuda(const RuleInfo& rule) {
-    // Not there yet; why, why_not_on_cuda() says.
-    if (const char* const reason = detail::why_not_on_cuda(rule))
-        fail(PyExc_NotImplementedError, std::string("params: on a CUDA device, and ") + rule.name + ", " + reason +
-                                            "; move the params and gradients there");
     if (rule.program == nullptr) return;
     detail::CudaError error;
     const detail::CudaBackend* const cuda = cuda_part();

@@ -89,8 +89,7 @@ detail::Slot take_beside(const py::object& buffer, const ArgName& name, const Vi
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);
 
-// Throws RuntimeError if the rule was made at run time, and there is nothing that compiles it for CUDA devices;
-// NotImplementedError if it has reductions.
+// Throws RuntimeError if the rule was made at run time, and there is nothing that compiles it for CUDA devices.
 void check_runs_on_cuda(const RuleInfo& rule);
 
 // Throws ValueError: which two arguments share memory, or which two params are one.

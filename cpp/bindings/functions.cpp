@@ -297,13 +297,13 @@ void run(Call& call, std::span<const ParamUpdate> tensors, const Device& device,
     options.zero_grad = call.zero_grad;
     options.epilogues = epilogues;
     options.average_decay = call.ema_decay;
+    if (const char* const reason = detail::why_no_function(*call.names.rule))
+        fail(PyExc_TypeError, reason + std::string("its optimizer class"));
     if (device.cuda) {
         check_runs_on_cuda(*call.names.rule);
         run_cuda(call, tensors, device, options);
         return;
     }
-    if (const char* const reason = detail::why_no_function(*call.names.rule))
-        fail(PyExc_TypeError, reason + std::string("its optimizer class"));
     read_device_values(call);
     const MaybeReleaseGil released(is_long(total));
     detail::run_step(tensors, {&call.segment, 1}, options);

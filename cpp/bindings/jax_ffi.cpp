@@ -454,8 +454,6 @@ ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRet
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const ParamUpdate& t) { return t.size > 0; });
         if (some == request.tensors.end()) return;
-        if (const char* const reason = detail::why_not_on_cuda(*request.rule))
-            refuse(std::string("on a CUDA device, ") + request.rule->name + ", " + reason);
         if (request.rule->program != nullptr)
             detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
                 return cuda.can_run(*request.rule, error);

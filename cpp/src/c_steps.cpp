@@ -210,8 +210,6 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         const TensorView p = view_of(params_in[i], name);
         if (!is_param(p)) reject(why_no_param(p), name);
         if (beside == nullptr && i == 0) device = p.device;
-        if (const char* const reason = device.cuda ? why_not_on_cuda(rule) : nullptr)
-            refuse(ADAPTK_UNSUPPORTED, name.text() + ": on " + device.text() + ", and " + rule.name + ", " + reason);
         if (device.cuda && i == 0 && rule.program != nullptr)
             call_cuda([&](const CudaBackend& cuda, CudaError& error) { return cuda.can_run(rule, error); });
         if (!(p.device == device))

@@ -1219,16 +1219,6 @@ const char* why_no_function(const RuleInfo& rule) {
                : nullptr;
 }
 
-// The table of tensors is a kernel's parameter of at most 4 KiB: a fifth state in each entry would leave room for fewer
-// tensors in every launch of every rule.
-const char* why_not_on_cuda(const RuleInfo& rule) {
-    if (rule.program == nullptr) return nullptr;
-    static_assert(cuda_states == 4);
-    if (rule.program->element_states() > cuda_states)
-        return "which has more than four states for each element, runs on the CPU only";
-    return nullptr;
-}
-
 const RuleInfo* find_program(std::string_view key) {
     if (key.find('@') == key.npos) return nullptr;
     Loaded& all = loaded();

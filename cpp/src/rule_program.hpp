@@ -181,12 +181,6 @@ ADAPTK_INTERNAL_API const RuleInfo* load_rule(std::span<const std::byte> bytes, 
 // that object's name. Null: it has a function.
 ADAPTK_INTERNAL_API const char* why_no_function(const RuleInfo& rule);
 
-// The most states per element that kernels on a device support.
-inline constexpr std::size_t cuda_states = 4;
-// Why steps of a rule run on the CPU only, as the end of a message that begins with its name. Null: they run on a
-// device too.
-ADAPTK_INTERNAL_API const char* why_not_on_cuda(const RuleInfo& rule);
-
 // A rule that load_rule() has returned, by its key.
 const RuleInfo* find_program(std::string_view key);
 
