@@ -1,4 +1,4 @@
-"""Steps with states in each storage format, compared with float32, torch's fused step and other low-precision ones.
+"""Steps with params and states in each storage format, compared with float32, torch's fused step and other libraries.
 
 ``python bench/formats.py [--rules adam,lion] [--size 64M] [--threads 2] [--repeats N] [--json FILE] [--alone]``
 
@@ -26,14 +26,16 @@ from racing.contenders import LR, RACES, Unavailable, first_line, forward_count,
 from racing.report import threads_text
 
 GRADIENTS = ("float32", "bfloat16")
+PARAMS = ("sr", "remainder8", "remainder16", "kahan")
 FUSED = "torch, fused=True"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A step, the dtypes of its states and gradients, and the bytes that it must move for each element, if known."""
+    """A step, the formats of its states, params and gradients, and the bytes that it must move for each element."""
 
     name: str
+    params: str
     gradients: str
     bytes: float | None
     step: Callable[[], object]
@@ -45,6 +47,7 @@ class Row:
 
     rule: str
     name: str
+    params: str
     gradients: str
     bytes_per_parameter: float | None
     nanoseconds_per_parameter: float
@@ -85,7 +88,24 @@ def own(rule: Rule, param: np.ndarray[Any, Any], grads: dict[str, Any]) -> Itera
             def step(grad: Any = grad, states: Sequence[Any] = states) -> None:
                 function(param, grad, *states, step=10)
 
-            yield Contender(name, kind, moved / param.size, step)
+            yield Contender(name, "float32", kind, moved / param.size, step)
+
+
+def own_params(rule: Rule, param: np.ndarray[Any, Any], grads: dict[str, Any]) -> Iterator[Contender]:
+    """The steps of adaptk with 16-bit params: states and gradients in float32, and both in bfloat16."""
+    function = getattr(adaptk.ops, rule.name)
+    values = [max(value, 1e-6) for value in rule.initial_states().values()]
+    for name in PARAMS:
+        for kind, grad in grads.items():
+            stored = param.astype(dtype_of("bfloat16")) if name == "sr" else formats.split_param(param, name)
+            parts = stored if isinstance(stored, tuple) else (stored,)
+            states = [formats.full_like(param, value, kind) for value in values]
+            moved = 2 * (sum(p.nbytes for p in parts) + sum(map(_nbytes, states))) + grad.nbytes
+
+            def step(stored: Any = stored, grad: Any = grad, states: Sequence[Any] = states, name: str = name) -> None:
+                function(stored, grad, *states, step=10, param_format=name)
+
+            yield Contender(kind, name, kind, moved / param.size, step)
 
 
 def _bitsandbytes(p: Any) -> Any:
@@ -152,34 +172,41 @@ def others(rule: Rule, param: np.ndarray[Any, Any], grad: np.ndarray[Any, Any]) 
                 forward_count(optimizer)
             # The bytes that others move are not known: they make several passes.
             moved = 4.0 * (3 + 2 * len(rule.states)) if name == FUSED else None
-            yield Contender(name, kind, moved, optimizer.step)
+            params = "kahan" if optimizer_of is _optimi else "float32"
+            yield Contender(name, params, kind, moved, optimizer.step)
 
 
 def measured(rule: Rule, size: int, repeats: int, alone: bool) -> list[Row]:
     """All contenders of a rule."""
     param = np.linspace(0.5, 1.5, size, dtype=np.float32)
     grad = np.linspace(1e-3, 2e-3, size, dtype=np.float32)
-    contenders = list(own(rule, param, {kind: grad.astype(dtype_of(kind)) for kind in GRADIENTS}))
+    grads = {kind: grad.astype(dtype_of(kind)) for kind in GRADIENTS}
+    contenders = [*own(rule, param, grads), *own_params(rule, param, grads)]
     if not alone:
         contenders += others(rule, param, grad)
     streams = [np.full(size, 0.5, np.float32) for _ in range(2 + len(rule.states))]
     probed = 4 * (2 * len(streams) - 1)  # bytes; the second stream is only read
     times = interleaved([lambda: _core.bandwidth_probe(streams), *(c.step for c in contenders)], repeats)
-    probe, by = times[0], dict(zip(((c.name, c.gradients) for c in contenders), times[1:], strict=True))
+
+    def key(c: Contender) -> tuple[str, str, str]:
+        return c.name, c.params, c.gradients
+
+    probe, by = times[0], dict(zip(map(key, contenders), times[1:], strict=True))
 
     def median_ratio(theirs: list[float], mine: list[float]) -> float:
         return statistics.median(a / b for a, b in zip(theirs, mine, strict=True))
 
     def row(c: Contender) -> Row:
-        mine = by[c.name, c.gradients]
-        torchs = by.get((FUSED, "float32"))
+        mine = by[key(c)]
+        torchs = by.get((FUSED, "float32", "float32"))
         return Row(
             rule=rule.name,
             name=c.name,
+            params=c.params,
             gradients=c.gradients,
             bytes_per_parameter=c.bytes,
             nanoseconds_per_parameter=statistics.median(mine) / size * 1e9,
-            over_float32=median_ratio(by["float32", "float32"], mine),
+            over_float32=median_ratio(by["float32", "float32", "float32"], mine),
             over_torch=None if torchs is None else median_ratio(torchs, mine),
             of_ceiling=None if c.bytes is None else median_ratio(probe, mine) * c.bytes / probed,
         )
@@ -193,10 +220,10 @@ def show(rows: Sequence[Row]) -> None:
     def number(value: float | None, digits: int = 2) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    head = f"{'states':<34}{'gradients':<11}{'B/param':>8}{'ns/param':>10}{'x float32':>11}"
+    head = f"{'states':<34}{'params':<13}{'gradients':<11}{'B/param':>8}{'ns/param':>10}{'x float32':>11}"
     print(f"{head}{'x torch':>9}{'of ceiling':>12}")
     for r in rows:
-        cells = f"{r.name:<34}{r.gradients:<11}{number(r.bytes_per_parameter):>8}"
+        cells = f"{r.name:<34}{r.params:<13}{r.gradients:<11}{number(r.bytes_per_parameter):>8}"
         cells += f"{number(r.nanoseconds_per_parameter, 3):>10}{number(r.over_float32):>11}"
         print(f"{cells}{number(r.over_torch):>9}{number(r.of_ceiling):>12}", flush=True)
 
@@ -221,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adaptk.set_num_threads(options.threads)
     rows: list[Row] = []
     for name in options.rules:
-        print(f"{name}, {size_text(options.size)} float32 params, {threads_text(options.threads)}, {adaptk.get_isa()}")
+        print(f"{name}, {size_text(options.size)} params, {threads_text(options.threads)}, {adaptk.get_isa()}")
         found = measured(RULES[name], options.size, options.repeats, options.alone)
         show(found)
         print()

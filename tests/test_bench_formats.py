@@ -14,6 +14,7 @@ import pytest
 BENCH = Path(__file__).parents[1] / "bench"
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="only in a checkout")
 SIZE = 5120  # 40 blocks
+GRADIENTS = {"float32": 4, "bfloat16": 2}  # bytes
 
 pytest.importorskip("ml_dtypes", reason="NumPy's bfloat16 comes from ml_dtypes")
 
@@ -54,24 +55,31 @@ def test_formats_of_adam(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
         "4bit": 2 * (1 / 2 + 4 / 128),
         "bfloat16 and 8bit": 2 + byte,
     }
-    assert {(r["name"], r["gradients"]): r["bytes_per_parameter"] for r in rows} == {
-        (name, kind): 8 + size + 2 * of_states
-        for name, of_states in states.items()
-        for kind, size in (("float32", 4), ("bfloat16", 2))
+    plain = [r for r in rows if r["params"] == "float32"]
+    assert {(r["name"], r["gradients"]): r["bytes_per_parameter"] for r in plain} == {
+        (name, kind): 8 + size + 2 * of_states for name, of_states in states.items() for kind, size in GRADIENTS.items()
+    }
+    params = {"sr": 2, "remainder8": 3, "remainder16": 4, "kahan": 4}
+    split = [r for r in rows if r["params"] != "float32"]
+    assert {(r["params"], r["name"], r["gradients"]): r["bytes_per_parameter"] for r in split} == {
+        (name, kind, kind): 2 * size + size_of * 5
+        for name, size in params.items()
+        for kind, size_of in GRADIENTS.items()
     }
     assert rows[0]["over_float32"] == 1
     assert all(r["of_ceiling"] > 0 and r["over_torch"] is None for r in rows)
     first, head, *lines, end = capsys.readouterr().out.splitlines()
-    assert first.startswith("adam, 5K float32 params, 1 thread, ")
-    assert head.split()[:3] == ["states", "gradients", "B/param"]
-    assert [" ".join(line.split()[:-6]) for line in lines] == [r["name"] for r in rows]
+    assert first.startswith("adam, 5K params, 1 thread, ")
+    assert head.split()[:4] == ["states", "params", "gradients", "B/param"]
+    assert [" ".join(line.split()[:-7]) for line in lines] == [r["name"] for r in rows]
     assert not end
 
 
 def test_every_rule(bench: Any, tmp_path: Path) -> None:
     rows = rows_of(bench, tmp_path / "rows.json", "--alone", "--rules", "all")
     assert list(dict.fromkeys(r["rule"] for r in rows)) == list(adaptk.rules())
-    formats = {rule: [r["name"] for r in rows if r["rule"] == rule] for rule in ("sgd", "lion", "adam")}
+    plain = [r for r in rows if r["params"] == "float32"]
+    formats = {rule: [r["name"] for r in plain if r["rule"] == rule] for rule in ("sgd", "lion", "adam")}
     assert formats["sgd"] == ["float32"] * 2
     assert "8bit" in formats["lion"]
     assert "8bit_nearest" not in formats["lion"]  # it has no second moment, so that would be the same
