@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import adaptk
+import c_abi
+import numpy as np
 import pytest
 from source_copies import ROOT, copy_sources
 
@@ -59,6 +62,7 @@ def build(sources: Path, folder: Path, *options: str, targets: tuple[str, ...] =
 
 EXAMPLES = ROOT / "examples"
 IN_PACKAGE = f"-Dadaptk_DIR={adaptk.get_cmake_dir()}"
+WARNINGS = "-Wall -Wextra -Werror"
 
 
 # The package inside the Python package
@@ -139,7 +143,7 @@ def test_cuda(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples in C++ whose matrix libraries are installed."""
-    options = [IN_PACKAGE]
+    options = [IN_PACKAGE, f"-DCMAKE_CXX_FLAGS={WARNINGS}"]
     for place in map(Path, sys.path):  # the wheel of Eigen
         config = place / "cmeel.prefix" / "share" / "eigen3" / "cmake"
         if config.is_dir():
@@ -150,7 +154,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.full
 def test_example_in_c(tmp_path: Path) -> None:
-    folder = build(EXAMPLES / "c", tmp_path, IN_PACKAGE)
+    folder = build(EXAMPLES / "c", tmp_path, IN_PACKAGE, f"-DCMAKE_C_FLAGS={WARNINGS} -Wconversion -pedantic")
     assert "400 of 400 points right" in run(folder / "train")
     assert "16 of 16 cases right" in run(folder / "ggml_style")
 
@@ -176,10 +180,72 @@ def test_example_in_julia() -> None:
     assert run(julia, EXAMPLES / "julia" / "train.jl", ADAPTK_LIBRARY=str(library / name)).split() == ["found"]
 
 
+JULIA_TYPES: dict[str, Any] = {
+    "Cint": ctypes.c_int,
+    "Csize_t": ctypes.c_size_t,
+    "Cstring": ctypes.c_char_p,
+    "Float64": ctypes.c_double,
+    "Int32": ctypes.c_int32,
+    "Int64": ctypes.c_int64,
+    "UInt64": ctypes.c_uint64,
+    "UInt8": ctypes.c_uint8,
+    "UInt16": ctypes.c_uint16,
+}
+
+
+def test_declarations_of_the_example_in_julia() -> None:
+    """Its structs and the arguments of its call against the header's, because few machines have Julia."""
+    text = (EXAMPLES / "julia" / "train.jl").read_text()
+    types = dict(JULIA_TYPES)
+    same: dict[str, Any] = {"Device": c_abi.Device, "DType": c_abi.DataType}
+    same |= {"Tensor": c_abi.Tensor, "Hyper": c_abi.Hyper}
+    for struct, body in re.findall(r"^struct (\w+)\n(.*?)^end", text, re.M | re.S):
+        fields = re.findall(r"^    (\w+)::(\S+)$", body, re.M)
+        typed = [(name, ctypes.c_void_p if of.startswith("Ptr{") else types[of]) for name, of in fields]
+        ours, theirs = type(struct, (ctypes.Structure,), {"_fields_": typed}), same.pop(struct)
+        assert [name for name, _ in fields] == [name for name, *_ in theirs._fields_]
+        for name, _ in fields:
+            a, b = getattr(ours, name), getattr(theirs, name)
+            assert (a.offset, a.size) == (b.offset, b.size), (struct, name)
+        assert ctypes.sizeof(ours) == ctypes.sizeof(theirs)
+        types[struct] = ours
+    assert not same
+    (declared,) = re.findall(r"adaptk_status adaptk_step\((.*?)\);", c_abi.HEADER.read_text(), re.S)
+    in_julia = {
+        "const char*": "Cstring",
+        "const adaptk_hyper*": "Ptr{Hyper}",
+        "size_t": "Csize_t",
+        "int64_t": "Int64",
+        "const adaptk_tensor* const*": "Ptr{Ptr{Tensor}}",
+        # NULL in the example.
+        "const adaptk_step_options*": "Ptr{Cvoid}",
+        "adaptk_step_report*": "Ptr{Cvoid}",
+    }
+    expected = [in_julia[" ".join(argument.split()[:-1])] for argument in declared.split(",")]
+    (called,) = re.findall(r"ccall\(\(:adaptk_step, library\), Cint,\s*\((.*?)\),\n", text, re.S)
+    assert re.split(r",\s*", called) == expected
+
+
+def test_loop_of_the_example_in_julia() -> None:
+    """Its steps, of matrices in the same order, reach what it prints."""
+    text = (EXAMPLES / "julia" / "train.jl").read_text()
+    (rows,) = re.findall(r"^target = Float32\[(.*)\]$", text, re.M)
+    target = np.array([row.split() for row in rows.split(";")], np.float32, order="F")
+    (count,) = re.findall(r"^for t in 1:(\d+)$", text, re.M)
+    called = r'step!\("(\w+)", weights, weights - target, \(m, v\); step=t, lr=(\S+) / sqrt\(t\)\)$'
+    ((rule, rate),) = re.findall(called, text, re.M)
+    (limit,) = re.findall(r"maximum\(abs, weights - target\) < (\S+) \?", text)
+    weights, m, v = (np.zeros_like(target) for _ in range(3))
+    for t in range(1, int(count) + 1):
+        c_abi.step(rule, [weights], [weights - target], [m, v], t, {"lr": float(rate) / t**0.5})
+    assert np.abs(weights - target).max() < float(limit)
+
+
 @pytest.mark.full
 def test_example_with_libtorch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs PyTorch, whose package has libtorch's headers")
-    folder = build(EXAMPLES / "libtorch", tmp_path, IN_PACKAGE, f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}")
+    options = [f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}", f"-DCMAKE_CXX_FLAGS={WARNINGS}"]
+    folder = build(EXAMPLES / "libtorch", tmp_path, IN_PACKAGE, *options)
     shown = run(folder / "train")
     assert "saved, loaded and trained on: the same" in shown
     assert "lr: -1 is not in [0, inf)" in shown

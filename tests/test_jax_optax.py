@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -307,6 +308,86 @@ def test_optimistix() -> None:
     solver = optimistix.OptaxMinimiser(adaptk.jax.adam(0.1), rtol=1e-5, atol=1e-5)
     found = optimistix.minimise(lambda y, _: jnp.sum((y - 3.0) ** 2), solver, jnp.zeros(2), max_steps=2000)
     np.testing.assert_allclose(found.value, [3.0, 3.0], atol=1e-2)
+
+
+DATA, TARGETS = jnp.linspace(-1, 1, 32).reshape(8, 4), jnp.linspace(0, 1, 8).reshape(8, 1)
+
+
+def squared(found: Any) -> Any:
+    return jnp.square(found - TARGETS).mean()
+
+
+def by_flax(tx: Any) -> Any:
+    nnx = pytest.importorskip("flax.nnx", reason="needs Flax")
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> None:
+        optimizer.update(model, nnx.grad(lambda m: squared(m(DATA)))(model))
+
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(
+        nnx.Linear(4, 8, rngs=rngs), jnp.tanh, nnx.BatchNorm(8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
+    )
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    for _ in range(5):
+        step(model, optimizer)
+    return nnx.state(model, nnx.Param)
+
+
+def by_flax_linen(tx: Any) -> Any:
+    linen = pytest.importorskip("flax.linen", reason="needs Flax")
+    from flax.training.train_state import TrainState
+
+    model = linen.Sequential([linen.Dense(8), jnp.tanh, linen.Dense(1)])
+    state = TrainState.create(apply_fn=model.apply, params=model.init(jax.random.key(0), DATA), tx=tx)
+
+    @jax.jit
+    def step(state: Any) -> Any:
+        return state.apply_gradients(grads=jax.grad(lambda p: squared(model.apply(p, DATA)))(state.params))
+
+    for _ in range(5):
+        state = step(state)
+    return state.params
+
+
+def by_equinox(tx: Any) -> Any:
+    """Its trees have None in the place of what is no array."""
+    eqx = pytest.importorskip("equinox", reason="needs Equinox")
+
+    @eqx.filter_jit
+    def step(model: Any, state: Any) -> Any:
+        grads = eqx.filter_grad(lambda m: squared(jax.vmap(m)(DATA)))(model)
+        updates, state = tx.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), state
+
+    model = eqx.nn.MLP(4, 1, 8, 2, key=jax.random.key(0))
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    for _ in range(5):
+        model, state = step(model, state)
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def by_haiku(tx: Any) -> Any:
+    hk = pytest.importorskip("haiku", reason="needs Haiku")
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([8, 1])(x)))
+    params = model.init(jax.random.key(0), DATA)
+    state = tx.init(params)
+    for _ in range(5):
+        updates, state = tx.update(jax.grad(lambda p: squared(model.apply(p, DATA)))(params), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return params
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("framework", [by_flax, by_flax_linen, by_equinox, by_haiku])
+def test_frameworks(framework: Callable[[Any], Any]) -> None:
+    optax = pytest.importorskip("optax")
+    ours = jax.tree.leaves(framework(adaptk.jax.adamw(0.05, weight_decay=0.1, convention="optax")))
+    theirs = jax.tree.leaves(framework(optax.adamw(0.05, weight_decay=0.1)))
+    unmoved = jax.tree.leaves(framework(optax.set_to_zero()))
+    for p, q, start in zip(ours, theirs, unmoved, strict=True):
+        np.testing.assert_allclose(p, q, rtol=0, atol=1e-4)
+        assert np.abs(p - start).max() > 0.05
 
 
 def test_an_exported_step() -> None:

@@ -327,6 +327,13 @@ def test_4bit_states_of_torchao_itself(torch: Any) -> None:
         state = four.OptimState4bit.zeros((64, 128), signed=signed)
         x = torch.randn(64, 128, generator=g)
         state.copy_(x if signed else x.abs())
-        got = formats.from_torchao({"exp_avg": state})["exp_avg"]
-        assert torch.equal(got, state.dequantize())
-        assert got.abs().max() > 1
+        want = state.dequantize()
+        assert want.abs().max() > 1
+        fitting, other = ("exp_avg", "exp_avg_sq") if signed else ("exp_avg_sq", "exp_avg")
+        got = formats.from_torchao({fitting: state})
+        assert torch.equal(got[fitting], state.codes)
+        assert torch.equal(got[f"{fitting}_4bit_scales"], state.scale)
+        decoded = formats._float32(formats._saved(got, fitting, x.shape), x.shape)
+        torch.testing.assert_close(decoded, want, rtol=3e-7, atol=0)
+        # A state that has the other map is decoded.
+        torch.testing.assert_close(formats.from_torchao({other: state})[other], want, rtol=3e-7, atol=0)

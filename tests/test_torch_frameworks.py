@@ -49,13 +49,17 @@ WRAPPERS = {
 @pytest.mark.parametrize("base", ["SGD", "AdamW"])
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_wrappers_of_an_optimizer(name: str, base: str) -> None:
-    if name == "schedulefree" and base == "AdamW":
-        pytest.skip("schedulefree's wrapper hides from PyTorch's AdamW that it has no states yet")
     models = []
     for module in (at, torch.optim):
         model = net()
         options = {"momentum": 0.9} if base == "SGD" else {}
-        opt = WRAPPERS[name](getattr(module, base)(model.parameters(), lr=0.05, **options))
+        optimizer = getattr(module, base)(model.parameters(), lr=0.05, **options)
+        if (name, base, module) == ("schedulefree", "AdamW", torch.optim):
+            # The wrapper's own state hides from PyTorch's class that it has none yet.
+            for p in model.parameters():
+                zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                optimizer.state[p] = {"step": torch.zeros(()), **zeros}
+        opt = WRAPPERS[name](optimizer)
         if hasattr(opt, "train"):
             opt.train()
         for _ in range(6):
@@ -90,6 +94,15 @@ def test_wrappers_that_make_their_optimizer_of_a_class(name: str) -> None:
             opt.zero_grad()
         models.append(model)
     close(*models, 1e-5)
+
+
+def test_wrappers_that_refuse_an_optimizer() -> None:
+    heavyball = pytest.importorskip("heavyball", reason="needs HeavyBall")
+    params = list(net().parameters())
+    for module in (at, torch.optim):
+        for given in (module.AdamW, module.AdamW(params)):
+            with pytest.raises(ValueError, match="AdamW is not a HeavyBall optimizer"):
+                heavyball.SAMWrapper(params, given)
 
 
 def test_averaged_models() -> None:

@@ -58,6 +58,6 @@ end
 target = Float32[1 2 3; -4 5 -6]
 weights, m, v = zero(target), zero(target), zero(target)
 for t in 1:2000
-    step!("adam", weights, weights - target, (m, v); step=t, lr=0.05 / sqrt(t))
+    step!("adam", weights, weights - target, (m, v); step=t, lr=0.2 / sqrt(t))
 end
 println(maximum(abs, weights - target) < 1e-2 ? "found" : error("not found: $weights"))
