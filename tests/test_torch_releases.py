@@ -224,8 +224,8 @@ def _replaced(monkeypatch: pytest.MonkeyPatch, name: str, function: Any) -> None
     monkeypatch.setattr(private._Trial, "__init__", other)
 
 
-# Another release: the first of these that is not the installed one
-OTHERS = ("2.14.1", "2.13.0")
+# Another release: the first of these that is not the installed one and that pip finds
+OTHERS = ("2.15.0", "2.14.1", "2.13.0")
 
 
 @pytest.fixture(scope="module")
@@ -233,13 +233,18 @@ def another() -> Iterator[Path]:
     """A folder with another release of PyTorch; a build for CUDA has stand-ins for CUDA's libraries."""
     if not LINUX or shutil.which("readelf") is None or shutil.which("cc") is None:
         pytest.skip("needs Linux, readelf and cc")
-    release = next(r for r in OTHERS if r.rpartition(".")[0] != ".".join(torch.__version__.split(".")[:2]))
+    installed = ".".join(torch.__version__.split(".")[:2])
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:"]
-        command += ["--target", folder, f"torch=={release}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"pip cannot install torch=={release} here: {done.stderr.strip().splitlines()[-1]}")
+        for release in OTHERS:
+            if release.rpartition(".")[0] == installed:
+                continue
+            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:"]
+            command += ["--target", folder, f"torch=={release}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        else:
+            pytest.skip(f"pip cannot install any of {', '.join(OTHERS)} here: {done.stderr.strip().splitlines()[-1]}")
         cuda_stand_ins.build(Path(folder) / "torch" / "lib")
         yield Path(folder)
 
