@@ -59,10 +59,22 @@ RACES: dict[str, Race] = {
     "adam": Race(
         "Adam",
         fused=True,
-        peers={"optax": Peer("adam"), "deepspeed": Peer("adam.DeepSpeedCPUAdam", {"adamw_mode": False})},
+        peers={
+            "optax": Peer("adam"),
+            "deepspeed": Peer("adam.DeepSpeedCPUAdam", {"adamw_mode": False}),
+            "bitsandbytes": Peer("Adam8bit"),
+        },
     ),
     "amsgrad": Race("Adam", {"amsgrad": True}, fused=True, peers={"optax": Peer("amsgrad")}),
-    "adamw": Race("AdamW", fused=True, peers={"optax": Peer("adamw"), "deepspeed": Peer("adam.DeepSpeedCPUAdam")}),
+    "adamw": Race(
+        "AdamW",
+        fused=True,
+        peers={
+            "optax": Peer("adamw"),
+            "deepspeed": Peer("adam.DeepSpeedCPUAdam"),
+            "bitsandbytes": Peer("AdamW8bit"),
+        },
+    ),
     "adamax": Race("Adamax", peers={"optax": Peer("adamax")}),
     "nadam": Race("NAdam", peers={"optax": Peer("nadam")}),
     "radam": Race("RAdam", peers={"optax": Peer("radam")}),
@@ -157,6 +169,16 @@ def _deepspeed(race: Race, params: Sequence[Any]) -> Any:
         return found(params, lr=LR, **peer.options)
     except Exception as e:  # it compiles its kernel here, which may fail in many ways
         raise Unavailable(f"its kernel cannot be had ({first_line(e)})") from None
+
+
+def _bitsandbytes(race: Race, params: Sequence[Any]) -> Any:
+    if (peer := race.peers.get("bitsandbytes")) is None:
+        raise Unavailable("not one of its 8-bit rules")
+    try:
+        import bitsandbytes
+    except ImportError as e:
+        raise Unavailable(f"not installed ({first_line(e)})") from None
+    return getattr(bitsandbytes.optim, peer.name)(params, lr=LR, **peer.options)
 
 
 def _optax(race: Race, shapes: Sequence[Shape]) -> Contender:
@@ -265,6 +287,7 @@ LIBRARIES: dict[str, Library] = {
         no_fresh="compiles anew for other gradients",
     ),
     "deepspeed": Library("DeepSpeed", _deepspeed, packages=("torch", "deepspeed")),
+    "bitsandbytes": Library("bitsandbytes, 8-bit states", _bitsandbytes, packages=("torch", "bitsandbytes")),
     "optax": Library(
         "optax, jax.jit, donated buffers",
         arrays=_optax,

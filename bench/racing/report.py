@@ -67,6 +67,7 @@ TARGETS: tuple[Target, ...] = (
     Target("every rule, 64M / optax", 1.0, "64M", _EVERY, over("optax")),
     Target("RMSprop, 64M / optax", 1.5, "64M", ("rmsprop",), over("optax")),
     Target("Adadelta, 64M / optax", 5.0, "64M", ("adadelta",), over("optax")),
+    Target("AdamW, 200 x 4096 / bitsandbytes' 8-bit AdamW", 20.0, "200x4096", ("adamw",), over("bitsandbytes")),
     Target("every rule, 64M / DeepSpeed", 1.0, "64M", _EVERY, over("deepspeed")),
 )
 
