@@ -145,6 +145,23 @@ def test_bands(sigma: Any) -> None:
         np.testing.assert_allclose(high - value, quantile * np.sqrt(std**2 + scale), rtol=1e-6)
 
 
+def test_bands_of_measurements_with_outliers() -> None:
+    """A robust cost is no variance: the band is that of good data, with whatever scale of the loss."""
+
+    def line(t: Array, a: float, b: float) -> Array:
+        return a + b * t
+
+    g = np.random.default_rng(0)
+    t = np.linspace(0, 1, 2000)
+    y = line(t, 1, 2) + 0.1 * g.normal(size=t.size)
+    y[::20] += 5
+    for loss, f_scale in (("huber", 0.01), ("cauchy", 0.1), ("soft_l1", 0.1), ("tukey", "mad")):
+        fit = solve.curve_fit(line, t, y, [1, 1], loss=loss, f_scale=f_scale)
+        value, low, high = fit.predict(np.array([0.5]), 0.95, new=True)
+        np.testing.assert_allclose(high - value, 1.96 * 0.1, rtol=0.1)
+        np.testing.assert_allclose(value - low, 1.96 * 0.1, rtol=0.1)
+
+
 def test_the_plot() -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
     figure = solve.curve_fit(decay, T, Y, [1, 1, 0], ERROR).plot(level=0.9)

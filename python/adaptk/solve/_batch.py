@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adaptk import _solve
+from adaptk._names import known_names_only
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _batch_device, _expression, _starts
 from adaptk.solve._least_squares import LOSSES
@@ -87,13 +88,16 @@ def _trace(
     if not shape or not 1 <= shape[-1] <= MOST_PARAMETERS:
         raise ValueError(f"x0: expected 1 to {MOST_PARAMETERS} parameters in the last dimension, got shape {shape}")
     n = shape[-1]
-    image = np.shape(data)[1:]
+    whole = np.shape(data)
+    if len(whole) < 2:
+        raise ValueError(f"data: expected shape (k, m), got {whole}; one set of m data has shape (1, m)")
+    image = whole[1:]
     if coordinates is None:
         inputs = max(len(image), 1)
     else:
         given = np.shape(coordinates)
         m = math.prod(image)
-        one = given in ((m,), (*np.shape(data)[:1], m))
+        one = given in ((m,), (*whole[:1], m))
         inputs = 1 if one or not given else given[-1]
         if not 1 <= inputs <= _expression.MOST_INPUTS:
             raise ValueError(
@@ -483,7 +487,8 @@ def levenberg_marquardt_batch(
     y = _real(np.ma.getdata(data) if isinstance(data, np.ma.MaskedArray) else data, "data")
     if y.ndim != 2 and not (inputs == 2 and y.ndim == 3):
         wanted = "(k, m)" if inputs == 1 else "(k, m) or (k, rows, columns)"
-        raise ValueError(f"data: expected shape {wanted}, got {y.shape}")
+        one = "; one set of m data has shape (1, m)" if y.ndim == 1 else ""
+        raise ValueError(f"data: expected shape {wanted}, got {y.shape}{one}")
     k, *image = y.shape
     m = math.prod(image)
     y = y.reshape(k, m)
@@ -552,3 +557,17 @@ def levenberg_marquardt_batch(
     result["success"] = result["status"] > 0
     result["message"] = f"{int(result['success'].sum())} of {k} problems have converged."
     return result
+
+
+if not TYPE_CHECKING:
+    levenberg_marquardt_batch = known_names_only(
+        levenberg_marquardt_batch,
+        {
+            "p0": "the start is x0",
+            "xdata": "the points are coordinates",
+            "ydata": "it is data",
+            "jac": "the model is differentiated exactly",
+            "max_nfev": "the limit is max_iterations",
+            "method": "the method is always Levenberg and Marquardt's",
+        },
+    )

@@ -15,6 +15,7 @@ from adaptk import _solve
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _batch, _profile, _rows
 from adaptk.solve._least_squares import _bounds, levenberg_marquardt
+from adaptk.solve._losses import MEDIAN
 from adaptk.solve._operators import Product, is_product, is_sparse
 from adaptk.solve._parameters import Parameters, by_name, index
 from adaptk.solve._result import Fit, Result, level_of, student_t
@@ -124,7 +125,8 @@ class CurveFit(tuple[Any, ...]):
         level : float, optional
             The level of the bands, in (0, 1).
         new : bool
-            Whether the bands are for a new measurement, and include the scatter of the data, or for the curve.
+            Whether the bands are for a new measurement, and include the scatter of the data, or for the curve. With a
+            robust loss the scatter is that of good data, estimated as ``median(|r|) / 0.6745``.
         sigma : array_like, optional
             The standard deviations of new measurements, like `sigma` of :func:`curve_fit`. Required with ``new=True``
             if the fit was given a `sigma`.
@@ -168,7 +170,7 @@ class CurveFit(tuple[Any, ...]):
         if new:
             if sigma is None and self._sigma is not None:
                 raise ValueError("sigma: give the standard deviations of the new measurements, as for the data")
-            scale = 1.0 if self._absolute else 2 * self.fit.cost / max(self.fit.dof, 1)
+            scale = 1.0 if self._absolute else self._scatter()
             spread = np.ones_like(value) if sigma is None else np.asarray(sigma, dtype=np.float64)
             added = scale * spread**2
         quantile = student_t(level, self.fit.dof)
@@ -176,6 +178,12 @@ class CurveFit(tuple[Any, ...]):
         if value.dtype.kind == "c":
             half = half + 1j * quantile * np.sqrt(variance_of(slope.imag) + added)
         return value, value - half, value + half
+
+    def _scatter(self) -> float:
+        """The variance of the weighted residuals."""
+        if "loss" in self.fit:  # whose cost depends on f_scale, and whose squares may be those of outliers
+            return float(np.median(np.abs(self.fit.fun)) / MEDIAN) ** 2
+        return float(2 * self.fit.cost / max(self.fit.dof, 1))
 
     def plot(self, ax: Any = None, *, level: float = 0.95, points: int = 400) -> Any:
         """Draw the data, the curve, and its band.

@@ -17,13 +17,13 @@ from adaptk.solve import _check, _covariance
 from adaptk.solve._operators import is_product, is_sparse
 from adaptk.solve._result import Fit
 
-__all__ = ["TUNING", "fit_with_function", "fit_with_scale", "values"]
+__all__ = ["MEDIAN", "TUNING", "fit_with_function", "fit_with_scale", "values"]
 
 Array = arguments.Array
 # C over the standard deviation for which the estimate has 95 % of the efficiency of squares, if errors are normal.
 TUNING = {"huber": 1.3452, "soft_l1": 1.2871, "cauchy": 2.3849, "arctan": 2.5714, "tukey": 4.6851}
 # The median of |r| over the standard deviation, if errors are normal.
-_MEDIAN = 0.6744897501960817
+MEDIAN = 0.6744897501960817
 _MOST_SCALES = 60
 
 
@@ -36,7 +36,7 @@ def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, opti
         if loss == "linear":
             raise ValueError("f_scale: 'mad' is for a robust loss, and loss is 'linear'")
         arguments.choice(loss, "loss", {"linear": 0, **dict.fromkeys(TUNING, 1)})
-    factor = (TUNING[loss] if isinstance(loss, str) else 1.0) / _MEDIAN
+    factor = (TUNING[loss] if isinstance(loss, str) else 1.0) / MEDIAN
     options["f_scale"] = 1.0
     result = solve(fun, x0, args, **options | {"loss": "linear"})
     options["check_derivatives"] = False
