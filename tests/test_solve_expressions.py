@@ -57,6 +57,9 @@ MODELS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "hyperbolic": (lambda x, a, b: np.sinh(a * x) - np.cosh(b * x) + np.tanh(a - b * x), (0.4, 0.9)),
     "logarithms": (lambda x, a, b: np.log(a + x) * np.log1p(b * x) - np.log2(b * x) + np.log10(a * x), (0.4, 0.9)),
     "exponentials": (lambda x, a, b: np.expm1(a * x) - np.exp2(b * x) * np.sqrt(a + x) + np.square(b - x), (0.4, 0.9)),
+    "inverse": (lambda x, a, b: np.arcsin(a * x) - np.arccos(b * x) * np.arcsinh(9 * (x - a) / b), (0.3, 0.2)),
+    "area": (lambda x, a, b: np.arctanh(a * x - b) + np.arcsinh(1e9 * a * x), (0.3, 0.2)),
+    "degrees": (lambda x, a, b: np.sin(a * x * (np.pi / 180)) * b, (30.0, 0.2)),
     "shared": (lambda x, a, b: (u := a * x + b) * u * np.exp(-u) / (1 + u * u), (0.4, 0.9)),
     "by the parameters": (lambda x, a, b: np.exp(a) * np.sqrt(b) * x - np.log(a / b) * np.sin(a * b), (0.4, 0.9)),
 }
@@ -89,6 +92,62 @@ def test_piecewise_functions() -> None:
     by_a = np.where(inside, -0.5 / root, 0) + np.where(big, T, 0)
     by_b = np.where(inside, 0, T) + np.where(big, 0, 1) - np.where(small, T, 0) - np.where(right, 1, -1)
     np.testing.assert_allclose(slope, np.stack([by_a, by_b], axis=1), rtol=1e-14, atol=1e-15)
+
+
+def test_odd_functions_at_zero() -> None:
+    """A parameter that starts at 0 must not look as if it had no influence."""
+    x = np.array([-1.0, 0.0, 2.0])
+    for function in (np.tanh, np.sinh, np.arcsinh, np.arctanh, np.arcsin, np.arctan, np.sin):
+        value, slope = evaluate(lambda t, a, b, f=function: a * f(b * t), (1.5, 0.0), x)
+        assert not value.any()
+        np.testing.assert_array_equal(slope, np.stack([0 * x, 1.5 * x], axis=1))
+    r = levenberg_marquardt_batch(lambda t, a, b: a + np.tanh(b * t), [0.0, 0.0], [np.tanh(0.5 * T)], coordinates=T)
+    np.testing.assert_allclose(r.x, [[0, 0.5]], atol=1e-9)
+
+
+def test_functions_that_are_made_of_others() -> None:
+    x = np.array([-3.0, -0.5, 0.0, 0.5, 2.0])
+    value, slope = evaluate(lambda t, a, b: np.logaddexp(a * t, b), (1.5, 0.75), x)
+    np.testing.assert_allclose(value, np.logaddexp(1.5 * x, 0.75), rtol=1e-14)
+    share = 1 / (1 + np.exp(0.75 - 1.5 * x))  # a half where both are equal
+    np.testing.assert_allclose(slope, np.stack([x * share, 1 - share], axis=1), rtol=1e-13, atol=1e-15)
+    value, slope = evaluate(lambda t, a: np.logaddexp(a * t, 0), [1.0], np.array([-1e4, 1e4]))
+    assert value.tolist() == [0, 1e4]
+    assert slope.ravel().tolist() == [0, 1e4]
+    value, slope = evaluate(lambda t, a: np.sinc(a * t), [0.7], x)
+    np.testing.assert_allclose(value, np.sinc(0.7 * x), rtol=1e-14)
+    z = np.where(x == 0, 1, 0.7 * np.pi * x)
+    exact = np.where(x == 0, 0, (np.cos(z) / z - np.sin(z) / z**2) * np.pi * x)
+    np.testing.assert_allclose(slope[:, 0], exact, rtol=1e-13, atol=1e-15)
+    value, slope = evaluate(lambda t, a, b: np.clip(a * t, -1, b), (1.0, 1.5), x)
+    np.testing.assert_array_equal(value, np.clip(x, -1, 1.5))
+    np.testing.assert_array_equal(slope, [[0, 0], [-0.5, 0], [0, 0], [0.5, 0], [0, 1]])
+    value, _ = evaluate(lambda t, a: np.clip(a * t, None, 1.0), [1.0], x)
+    np.testing.assert_array_equal(value, np.minimum(x, 1))
+    value, _ = evaluate(lambda t, a: np.deg2rad(t) + np.radians(t) + np.rad2deg(a * t) + np.degrees(t), [1.0], x)
+    np.testing.assert_allclose(value, 2 * np.deg2rad(x) + 2 * np.rad2deg(x), rtol=1e-15)
+    ends = np.array([-1.0, 1.0])
+    for function in (np.arcsin, np.arccos):
+        np.testing.assert_allclose(evaluate(lambda t, a, f=function: f(a * t), [1.0], ends)[0], function(ends))
+
+
+def test_a_branch_that_overflows_where_it_is_not_taken() -> None:
+    def softplus(t: Any, a: Any) -> Any:
+        return np.where(a * t > 0, a * t + np.log1p(np.exp(-a * t)), np.log1p(np.exp(a * t)))
+
+    value, slope = evaluate(softplus, [1.0], np.array([-1e4, 0.5, 1e4]))
+    np.testing.assert_allclose(value, [0, np.log1p(np.exp(0.5)), 1e4], rtol=1e-15)
+    np.testing.assert_allclose(slope[:, 0], [0, 0.5 / (1 + np.exp(-0.5)), 1e4], rtol=1e-14)
+
+    def beyond(t: Any, a: Any, b: Any) -> Any:
+        u = np.exp(a * (t - b))
+        return np.where(t > b, np.where(t > 9, u * np.sqrt(u) + u, u * u + u), 1.0)
+
+    value, slope = evaluate(beyond, [-1e3, 1.0], np.array([0.0, 1.001]))
+    u = np.exp(-1)
+    np.testing.assert_allclose(value, [1, u * u + u], rtol=1e-10)
+    by_u = (2 * u + 1) * u
+    np.testing.assert_allclose(slope, [[0, 0], [0.001 * by_u, 1e3 * by_u]], rtol=1e-10)
 
 
 def test_powers_of_zero() -> None:
@@ -238,7 +297,7 @@ def raises(model: Callable[..., Any], text: str, error: type[Exception] = TypeEr
 def test_errors() -> None:
     raises(lambda x, a, b: a if x > 0 else b, r"test_solve_expressions\.py, line \d+.*a branch on a value.*np.where")
     raises(lambda x, a, b: math.exp(a * x), "line .*a function on a traced value.*exp, .*sin")
-    raises(lambda x, a, b: np.arccos(a * x), "line .*arccos is no function")
+    raises(lambda x, a, b: np.arccosh(a * x), "line .*arccosh is no function")
     raises(lambda x, a, b: np.sum(a * x), "line .*no function|line .*no shape")
     raises(lambda x, a, b: x[0] * a, "line .*no shape")
     raises(lambda x, a, b: x // a, "line .*no operations of a model")

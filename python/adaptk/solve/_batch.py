@@ -336,10 +336,11 @@ def levenberg_marquardt_batch(
 
         A function is called once, with values that record the operations on them; the recorded program and its exact
         derivatives then run on the SIMD lanes. The function may use operators, powers, comparisons, numbers and NumPy's
-        ``exp, expm1, exp2, log, log1p, log2, log10, sqrt, square, power, sin, cos, tan, arctan, sinh, cosh, tanh,
-        hypot, abs, sign, maximum, minimum, where``. Loops and branches may depend only on Python's own values. If there
-        are several coordinates, `x` is a tuple of them. A power whose exponent is not a multiple of 1/2 is computed as
-        ``exp(c*log(x))``; if its base is 0, its derivatives are taken as 0.
+        ``exp, expm1, exp2, log, log1p, log2, log10, logaddexp, sqrt, square, power, sin, cos, tan, sinc, arcsin,
+        arccos, arctan, deg2rad, rad2deg, sinh, cosh, tanh, arcsinh, arctanh, hypot, abs, sign, maximum, minimum, clip,
+        where``. Loops and branches may depend only on Python's own values. If there are several coordinates, `x` is a
+        tuple of them. A power whose exponent is not a multiple of 1/2 is computed as ``exp(c*log(x))``; if its base is
+        0, its derivatives are taken as 0.
     x0 : array_like, shape (n,) or (k, n)
         The start, one for all problems or one for each. A problem whose start is not finite ends with status -3.
     data : array_like, shape (k, m), or (k, rows, columns) for 2-D models

@@ -123,13 +123,14 @@ class _Value(Value):
         return value
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if function is not np.where or len(args) != 3 or kwargs:
+        known = _NO_UFUNCS.get(function.__name__)
+        if known is None or kwargs or (known is where and len(args) != 3):
             refuse(f"np.{function.__name__} is no function that a model of a batch has; it has {_known()}")
-        return where(*args)
+        return known(*args)
 
 
 def _known() -> str:
-    return ", ".join(sorted([*_FUNCTIONS, "where"]))
+    return ", ".join(sorted([*_FUNCTIONS, *_NO_UFUNCS]))
 
 
 # ---- functions, of the operations that kernels have
@@ -151,14 +152,64 @@ def _log1p(x: Any) -> Any:
     return where(u == 1, x, _log(u) * (x / where(u == 1, 1.0, u - 1)))
 
 
+def _odd(half: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """An odd function, from its formula for x >= 0."""
+
+    def function(x: Any) -> Any:
+        # Not with sign and absolute, whose derivatives at 0 are 0: so would be that of the function.
+        sign = where(x < 0, -1.0, 1.0)
+        return sign * half(sign * x)
+
+    return function
+
+
+@_odd
 def _tanh(x: Any) -> Any:
-    t = _expm1(-2 * _absolute(x))
-    return _sign(x) * (-t / (t + 2))
+    t = _expm1(-2 * x)
+    return -t / (t + 2)
 
 
+@_odd
 def _sinh(x: Any) -> Any:
-    t = _expm1(_absolute(x))
-    return _sign(x) * ((t + t / (t + 1)) / 2)
+    t = _expm1(x)
+    return (t + t / (t + 1)) / 2
+
+
+@_odd
+def _arcsinh(x: Any) -> Any:
+    # Beyond 1e8 the square of x adds nothing to the digits of either dtype, but might overflow.
+    return where(x > 1e8, _log(x) + math.log(2), _log1p(x + x * x / (1 + _sqrt(1 + x * x))))
+
+
+@_odd
+def _arctanh(x: Any) -> Any:
+    return _log1p(2 * x / (1 - x)) / 2
+
+
+def _arcsin(x: Any) -> Any:
+    return _arctan(x / _sqrt((1 - x) * (1 + x)))
+
+
+def _arccos(x: Any) -> Any:
+    return 2 * _arctan(_sqrt((1 - x) / (1 + x)))
+
+
+def _logaddexp(a: Any, b: Any) -> Any:
+    d = a - b
+    first = d > 0
+    return b + where(first, d, 0.0) + _log1p(_exp(where(first, -1.0, 1.0) * d))
+
+
+def _sinc(x: Any) -> Any:
+    z = math.pi * x
+    safe = where(z == 0, 1.0, z)
+    return where(z == 0, 1.0, _sin(safe) / safe)
+
+
+def _clip(x: Any, low: Any = None, high: Any = None) -> Any:
+    for op, limit in (("maximum", low), ("minimum", high)):
+        x = x if limit is None else _apply(op, x, limit)
+    return x
 
 
 def _cosh(x: Any) -> Any:
@@ -223,10 +274,19 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sin": _sin,
     "cos": _cos,
     "tan": lambda x: _sin(x) / _cos(x),
+    "arcsin": _arcsin,
+    "arccos": _arccos,
     "arctan": _arctan,
+    "deg2rad": lambda x: x * (math.pi / 180),
+    "radians": lambda x: x * (math.pi / 180),
+    "rad2deg": lambda x: x * (180 / math.pi),
+    "degrees": lambda x: x * (180 / math.pi),
     "sinh": _sinh,
     "cosh": _cosh,
     "tanh": _tanh,
+    "arcsinh": _arcsinh,
+    "arctanh": _arctanh,
+    "logaddexp": _logaddexp,
     "greater": operator.gt,
     "greater_equal": operator.ge,
     "logical_and": operator.and_,
@@ -238,6 +298,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "hypot": lambda a, b: _sqrt(a * a + b * b),
 }
 
+
+# NumPy's functions of arrays.
+_NO_UFUNCS: dict[str, Callable[..., Any]] = {"where": where, "clip": _clip, "sinc": _sinc}
 
 # ---- derivatives, by going through the operations backwards
 
@@ -280,10 +343,32 @@ def _sum(terms: list[Term]) -> Term:
         return 0.0
     if len(terms) == 1:
         return terms[0]
-    total = _value(terms[0])
+    # What holds for all terms stays outside of the sum: it may be multiplied by the infinite derivative of a branch that
+    # is not taken, which is NaN if the sum is 0 by then.
+    common = [side for side in _sides(terms[0]) if all(side in _sides(term) for term in terms[1:])]
+    total = _value(_without(terms[0], common))
     for term in terms[1:]:
-        total = total + _value(term)
+        total = total + _value(_without(term, common))
+    for key in common:
+        total = _Side(_sides(terms[0])[key], key[2], total)
     return total
+
+
+def _sides(term: Term) -> dict[tuple[bool, int, bool], Value]:
+    """The conditions of a term, by their places in the record and whether they hold."""
+    found = {}
+    while isinstance(term, _Side):
+        found[term.condition._element, term.condition._node, term.holds] = term.condition
+        term = term.term
+    return found
+
+
+def _without(term: Term, sides: list[tuple[bool, int, bool]]) -> Term:
+    if not isinstance(term, _Side):
+        return term
+    inner = _without(term.term, sides)
+    key = term.condition._element, term.condition._node, term.holds
+    return inner if key in sides else _Side(term.condition, term.holds, inner)
 
 
 def _pull(op: str, value: Value, x: Sequence[Value], along: Term) -> list[Term]:
