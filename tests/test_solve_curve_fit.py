@@ -205,6 +205,8 @@ def test_a_covariance_that_cannot_be_estimated() -> None:
         (ValueError, "sigma: as a covariance", {"sigma": -COVARIANCE}),
         (TypeError, "ydata: 2 points cannot determine 3 parameters", {"xdata": T[:2], "ydata": Y[:2]}),
         (ValueError, "sigma: as a covariance it must be symmetric", {"sigma": COVARIANCE + np.triu(COVARIANCE, 1)}),
+        (TypeError, "sigma: expected real numbers", {"sigma": ERROR + 0j}),
+        (TypeError, "sigma: expected numbers", {"sigma": ["a"] * 50}),
         (ValueError, "sigma: must be finite", {"sigma": COVARIANCE * np.inf}),
         (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones(3)}),
         (ValueError, "f must return an array of shape", {"f": lambda t, a: np.ones((25, 2))}),

@@ -163,6 +163,7 @@ def test_derivatives_that_are_wrong_are_named_by_the_index_of_all() -> None:
         (ValueError, "fixed: no parameter is left", {"fixed": np.ones(6, dtype=bool)}),
         (TypeError, "ties: expected a dict", {"ties": [1]}),
         (TypeError, "ties: expected a function for v, got float; a constant", {"ties": {"v": 2.0}}),
+        (TypeError, "ties: expected a function for v, got str; write an expression", {"ties": {"v": "2 * w"}}),
         (ValueError, "ties: v is fixed", {"fixed": {"v": 1}, "ties": {"v": lambda w: w}}),
         (ValueError, "ties: v is nan at the start", {"ties": {"v": lambda b: b, "b": lambda a: a}}),
         (TypeError, "ties: the function of v must return a number", {"ties": {"v": lambda x: x}}),

@@ -609,7 +609,9 @@ def curve_fit(
     shape = y.shape
     errors = None
     if sigma is not None:
-        errors = np.ma.asarray(sigma, dtype=np.float64)
+        errors = np.ma.asarray(_data(sigma, "sigma"))
+        if errors.dtype.kind == "c":
+            raise TypeError("sigma: expected real numbers, got complex ones")
         if errors.size == 1:
             errors = np.ma.asarray(np.full(y.size, errors.reshape(())))
         elif errors.shape == shape:

@@ -343,8 +343,8 @@ def _sum(terms: list[Term]) -> Term:
         return 0.0
     if len(terms) == 1:
         return terms[0]
-    # What holds for all terms stays outside of the sum: it may be multiplied by the infinite derivative of a branch that
-    # is not taken, which is NaN if the sum is 0 by then.
+    # What holds for all terms stays outside of the sum: it may be multiplied by the infinite derivative of a branch
+    # that is not taken, which is NaN if the sum is 0 by then.
     common = [side for side in _sides(terms[0]) if all(side in _sides(term) for term in terms[1:])]
     total = _value(_without(terms[0], common))
     for term in terms[1:]:

@@ -85,9 +85,11 @@ class Parameters:
         for key, tie in (ties or {}).items():
             k = index(key, n, names, "ties")
             if not callable(tie):
+                instead = "a constant belongs in fixed"
+                if isinstance(tie, str):
+                    instead = "write an expression such as '2*a' as lambda a: 2*a"
                 raise TypeError(
-                    f"ties: expected a function for {_label(k, names)}, got {type(tie).__name__}; "
-                    "a constant belongs into fixed"
+                    f"ties: expected a function for {_label(k, names)}, got {type(tie).__name__}; {instead}"
                 )
             if self.fixed[k]:
                 raise ValueError(f"ties: {_label(k, names)} is fixed")
