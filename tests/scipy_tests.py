@@ -26,7 +26,7 @@ calls = 0
 
 
 def _dense(function: Any) -> Any:
-    """The same function with sparse matrices converted to dense ones, because only SciPy's methods accept them."""
+    """The same function with sparse matrices converted to dense ones, so that the solver that factors them is tested."""
     if not callable(function):
         return function
 
