@@ -158,6 +158,25 @@ def test_the_solver_is_chosen_by_the_jacobian(name: str, kind: Any, options: dic
         solve.levenberg_marquardt(broyden, x0, jac=jac, linear_solver="qr", **options)
 
 
+def test_intervals_without_a_covariance() -> None:
+    """A fit by products has no standard deviations, but its profiles are those of any fit."""
+    t = np.linspace(0, 2, 30)
+    y = 2 * np.exp(-1.3 * t) + 0.05 * np.random.default_rng(0).normal(size=30)
+
+    def residuals(p: Array) -> Array:
+        return p[0] * np.exp(-p[1] * t) - y
+
+    def jac(p: Array) -> Array:
+        return np.stack([np.exp(-p[1] * t), -p[0] * t * np.exp(-p[1] * t)], axis=1)
+
+    want = solve.levenberg_marquardt(residuals, [1.0, 1.0], jac=jac)
+    got = solve.levenberg_marquardt(residuals, [1.0, 1.0], jac=lambda p: Operator(jac(p)))
+    np.testing.assert_allclose(got.conf_interval(), want.conf_interval(), rtol=1e-5)
+    np.testing.assert_allclose(got.profile(0, points=5).tau, want.profile(0, points=5).tau, atol=1e-4)
+    with pytest.raises(ValueError, match="the fit has no standard deviations: jac returned an operator"):
+        got.confidence_intervals()
+
+
 def test_sparse_derivatives_are_checked() -> None:
     sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
     x0 = np.full(6, -0.7)

@@ -66,6 +66,7 @@ class _Profile:
         self.options = options
         self.lower, self.upper = _limits(options["bounds"], fit.x.size)
         self.best = float(fit.x[k])
+        self.std = float(fit.x_std[k]) if "x_std" in fit else math.inf
         self.variance = 1.0 if math.isinf(fit.dof) else 2.0 * float(fit.cost) / fit.dof
         self.seen: list[tuple[float, Array]] = [(self.best, np.asarray(fit.x, dtype=np.float64))]
 
@@ -76,7 +77,7 @@ class _Profile:
         if len(near) == 2 and near[0][0] != near[1][0]:
             guess += (near[0][1] - near[1][1]) * ((value - near[0][0]) / (near[0][0] - near[1][0]))
         else:
-            row = np.asarray(self.fit.cov[:, self.k], dtype=np.float64)
+            row = np.asarray(self.fit.cov[:, self.k], dtype=np.float64) if "cov" in self.fit else np.array([np.inf])
             if np.isfinite(row).all() and row[self.k] > 0:
                 guess += row / row[self.k] * (value - self.best)
         guess = np.clip(guess, self.lower, self.upper)
@@ -114,8 +115,7 @@ class _Profile:
         limit = float(self.upper[self.k] if side > 0 else self.lower[self.k])
         if self.best == limit:
             return limit
-        std = float(self.fit.x_std[self.k])
-        reach = quantile * std if 0 < std < math.inf else max(abs(self.best), 1.0)
+        reach = quantile * self.std if 0 < self.std < math.inf else max(abs(self.best), 1.0)
         inner, below = self.best, -quantile
         for _ in range(_MOST_EXPANSIONS):
             outer = self.best + side * reach
@@ -200,8 +200,7 @@ def profile(fit: Fit, parameter: Any, level: Any, points: Any, names: Sequence[s
     low, high = moved.end(-1, quantile), moved.end(1, quantile)
     for side, end in ((-1, low), (1, high)):
         if math.isinf(end):  # as far as twice the interval of the linear model
-            std = float(fit.x_std[k])
-            reach = 2 * quantile * std if 0 < std < math.inf else max(abs(moved.best), 1.0)
+            reach = 2 * quantile * moved.std if 0 < moved.std < math.inf else max(abs(moved.best), 1.0)
             low, high = (moved.best - reach, high) if side < 0 else (low, moved.best + reach)
     left = np.linspace(low, moved.best, count // 2 + 1)[:-1]
     right = np.linspace(moved.best, high, (count - 1) // 2 + 1)[1:]

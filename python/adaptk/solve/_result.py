@@ -134,7 +134,7 @@ class Fit(Result):
         Raises
         ------
         TypeError, ValueError
-            If `level` is not a number in (0, 1).
+            If `level` is not a number in (0, 1), or the fit has no standard deviations.
 
         Examples
         --------
@@ -144,6 +144,11 @@ class Fit(Result):
         array([[0.31, 3.69]])
         """
         level = level_of(level)
+        if "x_std" not in self:
+            raise ValueError(
+                "the fit has no standard deviations: jac returned an operator, or there are too many parameters; "
+                "conf_interval does without them"
+            )
         x = np.asarray(self["x"], dtype=np.float64)
         half = np.asarray(self["x_std"], dtype=np.float64)
         if self["dof"] <= 0:  # the residuals' variance cannot be estimated, and x_std is infinite
