@@ -52,7 +52,7 @@ def test_exported_symbols() -> None:
     assert names == internal()
     # The exceptions that the extensions catch, and the table of formats.
     data = {re.sub(r"^typeinfo (name )?for ", "", name) for name in set(plain) - set(functions)}
-    assert data == {f"adaptk::detail::{n}" for n in ("CudaFailure", "NoCuda", "NoPlaceForReport", "format_table")}
+    assert data == {f"adaptk::detail::{n}" for n in ("CudaFailure", "NoCuda", "NoReportSlot", "format_table")}
 
 
 def test_the_extension_uses_the_same_library(restored: None) -> None:

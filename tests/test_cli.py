@@ -269,7 +269,7 @@ def drawn(curves: dict[str, list[float]], **options: Any) -> list[str]:
 
 
 def test_a_chart_shows_each_curve() -> None:
-    lines = drawn({"falls": [10.0 ** -(i / 4) for i in range(21)], "stays": [1.0] * 21}, height=11, most_width=60)
+    lines = drawn({"falls": [10.0 ** -(i / 4) for i in range(21)], "stays": [1.0] * 21}, height=11, max_width=60)
     title, *rows, _, below, legend = lines
     assert title == "loss"
     assert below.split() == ["0", "epoch", "20"]

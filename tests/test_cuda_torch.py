@@ -190,7 +190,9 @@ def test_reductions(rule: str) -> None:
         measured = pair.on_device.plan.measured(of.key)
         assert measured == pair.on_host.plan.measured(of.key)
         assert any(measured)
-        values.update(_core.carry_on(of.key, [float(x) for x in {**of.defaults(), **values}.values()], t + 1, measured))
+        values.update(
+            _core.next_carried(of.key, [float(x) for x in {**of.defaults(), **values}.values()], t + 1, measured)
+        )
 
 
 @needs_nvrtc

@@ -35,7 +35,7 @@ class Calls:
     """Counts the native steps of an optimizer and their calls of Python functions."""
 
     def __init__(self, optimizer: Any) -> None:
-        self.count = dict.fromkeys(("step", "_bind", "_fit", "_stand_in", "_put_back"), 0)
+        self.count = dict.fromkeys(("step", "_bind", "_fit", "_stand_in", "_copy_back"), 0)
         for name in self.count:
             if name != "step":
                 setattr(optimizer, name, self.counted(name, getattr(optimizer, name)))

@@ -217,8 +217,8 @@ std::vector<py::object> listed_beside(const py::object& given, const std::string
     return items;
 }
 
-detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
-                         WorkStream& work) {
+detail::Slot take_epilogue_buffer(const py::object& buffer, const ArgName& name, const View& param, View& view,
+                                  WorkStream& work) {
     View::take(buffer, name, view, work);
     check_state(view, name, param);
     return {view.data, view.dtype};
@@ -249,7 +249,7 @@ bool set_error_of_core() noexcept {
         PyErr_SetString(e.error.out_of_memory ? PyExc_MemoryError : PyExc_RuntimeError, e.error.text);
     } catch (const detail::NoCuda& e) {
         PyErr_SetString(PyExc_RuntimeError, e.reason.c_str());
-    } catch (const detail::NoPlaceForReport&) {
+    } catch (const detail::NoReportSlot&) {
         PyErr_SetString(
             PyExc_RuntimeError,
             "there are places for the outcomes of 256 steps, and all are taken: by steps that were captured "
@@ -277,7 +277,7 @@ void fail_overlap(const ArgName& a, const ArgName& b) {
     fail(PyExc_ValueError, a.text() + " and " + b.text() + " overlap in memory, and one of them is updated in place");
 }
 
-void fail_twice(const std::string& a, const std::string& b) {
+void fail_shared_memory(const std::string& a, const std::string& b) {
     fail(PyExc_ValueError, a + " and " + b + " are the same buffer: give each param once");
 }
 

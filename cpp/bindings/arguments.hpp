@@ -84,8 +84,8 @@ inline const char* text_of_buffer(const RuleNames& names, std::size_t buffer) {
 }
 
 // A buffer that an epilogue writes beside a param; what may be a state of its param may be one.
-detail::Slot take_beside(const py::object& buffer, const ArgName& name, const View& param, View& view,
-                         WorkStream& work);
+detail::Slot take_epilogue_buffer(const py::object& buffer, const ArgName& name, const View& param, View& view,
+                                  WorkStream& work);
 // Throws ValueError if a gradient cannot be set to zero.
 void check_writable(const View& grad, const ArgName& name, const char* option);
 
@@ -94,7 +94,7 @@ void check_runs_on_cuda(const RuleInfo& rule);
 
 // Throws ValueError: which two arguments share memory, or which two params are one.
 [[noreturn]] void fail_overlap(const ArgName& a, const ArgName& b);
-[[noreturn]] void fail_twice(const std::string& a, const std::string& b);
+[[noreturn]] void fail_shared_memory(const std::string& a, const std::string& b);
 
 // Throws ValueError: two buffers of one call are on different devices.
 [[noreturn]] void fail_mixed(const ArgName& a, const View& of_a, const ArgName& b, const View& of_b);

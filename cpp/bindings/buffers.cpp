@@ -92,15 +92,15 @@ bool numpy_dtype(const DescrProxy* descr, bool codes, Format& out) {
 
 // The exchange API of a type, or nullptr. Those that are found are remembered for ever in a list of few entries that
 // threads read while others add to it, each with a reference to the type that keeps its address its own.
-struct KnownApi {
+struct CachedApi {
     PyTypeObject* type;
     const DLPackExchangeAPI* api;
-    const KnownApi* next;
+    const CachedApi* next;
 };
 
 const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
-    static std::atomic<const KnownApi*> known{nullptr};
-    for (const KnownApi* k = known.load(std::memory_order_acquire); k != nullptr; k = k->next)
+    static std::atomic<const CachedApi*> known{nullptr};
+    for (const CachedApi* k = known.load(std::memory_order_acquire); k != nullptr; k = k->next)
         if (k->type == type) return k->api;
     const DLPackExchangeAPI* api = nullptr;
     const py::handle handle(reinterpret_cast<PyObject*>(type));
@@ -115,7 +115,7 @@ const DLPackExchangeAPI* exchange_api(PyTypeObject* type) {
         }
     }
     if (api == nullptr) return nullptr;
-    auto* const added = new KnownApi{type, api, known.load(std::memory_order_acquire)};
+    auto* const added = new CachedApi{type, api, known.load(std::memory_order_acquire)};
     Py_INCREF(type);
     while (!known.compare_exchange_weak(added->next, added, std::memory_order_acq_rel)) {
     }
@@ -316,7 +316,7 @@ const detail::CudaBackend* cuda_part() {
         if (part == nullptr) throw py::error_already_set();
         if (part->version != detail::cuda_backend_version || part->sizes != detail::sizes_that_cross())
             fail(PyExc_ImportError, "adaptk._cuda is of another build than adaptk._core");
-        detail::hand_over(*part);
+        detail::set_backend(*part);
     } catch (py::error_already_set& e) {
         // Left out of this build. Anything else that keeps it from loading is worth knowing.
         if (!e.matches(PyExc_ModuleNotFoundError)) throw;
@@ -657,7 +657,7 @@ void View::from_tensor(const DLTensor& t, const ArgName& name, bool codes) {
 }
 
 QuickShape::QuickShape(const View& v) {
-    if (!v.c_order || v.ndim > most_axes) return;
+    if (!v.c_order || v.ndim > max_axes) return;
     ndim = v.ndim;
     std::copy_n(v.shape, ndim, shape);
 }

@@ -144,9 +144,9 @@ void prepare_buffers();
 // The shape of a C-ordered array of few axes, by which another array is found to be its like in a few comparisons: what
 // a step over thousands of small arrays spends its time on.
 struct QuickShape {
-    static constexpr std::int32_t most_axes = 4;
+    static constexpr std::int32_t max_axes = 4;
     std::int32_t ndim = -1;  // -1: matches nothing
-    std::int64_t shape[most_axes];
+    std::int64_t shape[max_axes];
 
     QuickShape() = default;
     explicit QuickShape(const View& v);  // matches nothing where `v` is not such an array

@@ -176,7 +176,7 @@ void take_tensor(const RuleNames& names, ParamFormat param_format, PyObject* con
     }
     out.size = v[0].size;
     check_rows_of_rule(*names.rule, v[0], {names.buffer_text[0], index}, out);
-    look_at(out, *names.rule, {names.buffer_text[0], index}, v[0]);
+    set_shape(out, *names.rule, {names.buffer_text[0], index}, v[0]);
 }
 
 void read_device_values(Call& call);
@@ -323,9 +323,11 @@ class EpilogueBuffers {
     const detail::Epilogue* first() const { return epilogues_.empty() ? nullptr : epilogues_.data(); }
     void take(std::size_t i, py::ssize_t index, const View& param, WorkStream& work) {
         if (!copies_.empty())
-            epilogues_[i].copy = take_beside(copies_[i], {"copy_out", index}, param, views_.emplace_back(), work);
+            epilogues_[i].copy =
+                take_epilogue_buffer(copies_[i], {"copy_out", index}, param, views_.emplace_back(), work);
         if (!averages_.empty())
-            epilogues_[i].average = take_beside(averages_[i], {"ema", index}, param, views_.emplace_back(), work);
+            epilogues_[i].average =
+                take_epilogue_buffer(averages_[i], {"ema", index}, param, views_.emplace_back(), work);
     }
 
     static std::vector<py::object> held(PyObject* given, const char* name, std::size_t count, bool list) {
@@ -434,7 +436,7 @@ void run_list(Call& call) {
         const auto name = [&](const detail::BufferId& b) {
             return ArgName{text_of_buffer(names, b.buffer), py::ssize_t(b.tensor)};
         };
-        if (overlap->same_param) fail_twice(name(overlap->first).text(), name(overlap->second).text());
+        if (overlap->same_param) fail_shared_memory(name(overlap->first).text(), name(overlap->second).text());
         fail_overlap(name(overlap->first), name(overlap->second));
     }
     run(call, tensors, views[0].device, total, beside.all());

@@ -83,7 +83,7 @@ template <class T> void set(const py::dict& from, const char* name, T& to) {
 // Lets Ctrl-C end the training, without the GIL between its looks.
 class SignalWatch {
   public:
-    detail::GoOn go_on() { return {look, this}; }
+    detail::StopCheck stop_check() { return {look, this}; }
 
   private:
     using Clock = std::chrono::steady_clock;
@@ -150,7 +150,7 @@ py::tuple hogwild_train(const py::tuple& x, const std::optional<Int64s>& subset,
     int threads = 0;
     {
         const py::gil_scoped_release released;
-        threads = detail::train_linear(t, o, out, watch.go_on());
+        threads = detail::train_linear(t, o, out, watch.stop_check());
     }
     if (threads == 0) throw py::error_already_set();
     return py::make_tuple(threads, losses);
@@ -224,7 +224,7 @@ py::tuple hogwild_factors(const py::array& rows, const py::array& columns, const
     int threads = 0;
     {
         const py::gil_scoped_release released;
-        threads = detail::train_factors(t, o, &loss, watch.go_on());
+        threads = detail::train_factors(t, o, &loss, watch.stop_check());
     }
     if (threads == 0) throw py::error_already_set();
     return py::make_tuple(threads, loss);

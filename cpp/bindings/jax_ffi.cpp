@@ -302,7 +302,7 @@ void Request::take_tensor(const ffi::RemainingArgs& args, const ffi::RemainingRe
     if (shape.size() < batch_axes) refuse("params: expected the axes of the batch before their own");
     for (std::size_t m = 0; m < members; ++m) {
         ParamUpdate& tensor = tensors[m * count + i] = {std::int64_t(size), param_type, grad_type};
-        look_at(tensor, *rule, std::int32_t(shape.size() - batch_axes), shape.begin() + batch_axes);
+        set_shape(tensor, *rule, std::int32_t(shape.size() - batch_axes), shape.begin() + batch_axes);
     }
     take_buffer(i, 1, grad.untyped_data(), 0, size, grad_type);
     for (std::size_t b = 0; b < (packed ? 1 : 1 + rule->states.size()); ++b) {

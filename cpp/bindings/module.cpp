@@ -149,8 +149,8 @@ std::vector<std::string> compiled_for(const std::string& key) {
 
 // What the step of this number leaves behind of a rule's hyperparameters, which are all given: by name. `reduced` has
 // its reductions, if they have a part in it.
-py::dict carry_on(const std::string& key, const std::vector<double>& values, std::int64_t step,
-                  const std::vector<double>& reduced) {
+py::dict next_carried(const std::string& key, const std::vector<double>& values, std::int64_t step,
+                      const std::vector<double>& reduced) {
     const RuleInfo& rule = *names_of(key).rule;
     detail::HyperValues hyper{};
     if (values.size() != rule.hyper_count()) fail(PyExc_ValueError, "values: not one for each hyperparameter");
@@ -159,7 +159,7 @@ py::dict carry_on(const std::string& key, const std::vector<double>& values, std
     if (rule.program == nullptr) return carried;
     if (!reduced.empty() && reduced.size() != rule.program->reductions.size())
         fail(PyExc_ValueError, "reduced: not one for each reduction");
-    rule.program->carry_on(rule, hyper, step, reduced);
+    rule.program->update_carried(rule, hyper, step, reduced);
     for (const detail::CarriedNumber& c : rule.program->carried) carried[rule.own[c.hyper].name] = hyper.value[c.hyper];
     return carried;
 }
@@ -252,7 +252,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.def("registry", b::registry);
     m.def("row_wise_registry", b::row_wise_registry);
     m.def("load_rule", b::load_rule, pybind11::arg("bytes"));
-    m.def("carry_on", b::carry_on, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"),
+    m.def("next_carried", b::next_carried, pybind11::arg("rule"), pybind11::arg("values"), pybind11::arg("step"),
           pybind11::arg("reduced") = std::vector<double>());
     m.def("use_compiled", b::use_compiled, pybind11::arg("rule"), pybind11::arg("isa"), pybind11::arg("addresses"));
     m.def("source_of_struct", b::source_of_struct, pybind11::arg("rule"), pybind11::arg("name"));

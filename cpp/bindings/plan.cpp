@@ -106,7 +106,7 @@ class Plan {
     void take_last_step(std::size_t i, RowGrad& rows) const;
     void take_epilogues(const std::vector<py::object>& copies, const std::vector<py::object>& averages,
                         WorkStream& stream, std::vector<View>& views);
-    void look_for_captures(WorkStream& stream);
+    void query_captures(WorkStream& stream);
 };
 
 ArgName Plan::name_of(std::size_t tensor, std::size_t buffer) const {
@@ -134,7 +134,7 @@ void Plan::bind(ParamObjects& t, const RuleNames& names, ParamUpdate& update, Qu
         if (update.side[2 + s] != nullptr || names.rule->states[s].per != Per::element) quick.shape = {};
     }
     check_rows_of_rule(*names.rule, param, param_name, update);
-    look_at(update, *names.rule, param_name, param);
+    set_shape(update, *names.rule, param_name, param);
     quick.object[0] = t.param.object.ptr();
     for (std::size_t s = 0; s < states.size(); ++s) quick.object[1 + s] = t.states[s].object.ptr();
     quick.written = std::uint32_t(1 + states.size());
@@ -153,7 +153,7 @@ std::string Plan::text_of(const detail::BufferId& b, const std::string& label) {
 void Plan::fail_both_written(const detail::Overlap& overlap, const std::string& first, const std::string& second) {
     const std::string a = text_of(overlap.first, first);
     const std::string b = text_of(overlap.second, second);
-    if (overlap.same_param) fail_twice(a, b);
+    if (overlap.same_param) fail_shared_memory(a, b);
     fail(PyExc_ValueError, a + " and " + b + " overlap in memory, and both are updated in place");
 }
 
@@ -420,7 +420,8 @@ void Plan::take_epilogues(const std::vector<py::object>& copies, const std::vect
         if (void* const same = quick_[i].shape.data_of(numpy, buffers[i].ptr(), Format::float32, true);
             same != nullptr && compute_format(plan_.update(i).param()) == Format::float32)
             return {same, Format::float32};
-        return take_beside(buffers[i], name_of(i, number), params_[i].param.view, views.emplace_back(), stream);
+        return take_epilogue_buffer(buffers[i], name_of(i, number), params_[i].param.view, views.emplace_back(),
+                                    stream);
     };
     if (copies.empty() && averages.empty()) return;
     for (std::size_t i = 0; i < params_.size(); ++i)
@@ -477,7 +478,7 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
 
     detail::Outcome outcome;
     if (plan_.on_cuda()) {
-        look_for_captures(stream);
+        query_captures(stream);
         std::vector<View> of_values(values.size());
         std::vector<detail::DeviceHyperOfGroup> hypers;
         for (std::size_t i = 0; i < values.size(); ++i) {
@@ -504,13 +505,13 @@ py::tuple Plan::step(const py::object& grads, const py::list& groups, const py::
     return py::make_tuple(report.has_norm ? py::object(py::float_(report.grad_norm)) : py::none(), report.skipped);
 }
 
-void Plan::look_for_captures(WorkStream& stream) {
+void Plan::query_captures(WorkStream& stream) {
     stream.want(device().id);
     detail::DeviceShare& share = plan_.shares()[0];
     share.stream = stream.stream();
     {
         const py::gil_scoped_release released;
-        plan_.look_for_captures();
+        plan_.query_captures();
     }
     if (share.capturing && !capturable_)
         fail(PyExc_RuntimeError, "step() while its stream is captured in a graph: an optimizer with capturable=True "
@@ -571,9 +572,9 @@ void Plan::end_lookahead() {
     }
     if (device().cuda) {
         stream.want(device().id);
-        on_stream(stream, [&] { plan_.look_back(to, stream.stream()); });
+        on_stream(stream, [&] { plan_.undo_look_ahead(to, stream.stream()); });
     } else {
-        plan_.look_back(to, nullptr);
+        plan_.undo_look_ahead(to, nullptr);
     }
     if (!lost.empty())
         fail(PyExc_RuntimeError, lost + ": its shape, layout or dtype changed inside lookahead(), so that it cannot "

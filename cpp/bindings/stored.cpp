@@ -160,10 +160,10 @@ detail::Slot take_state_of(const detail::RuleInfo& rule, std::size_t s, const St
     return {data.data, data.dtype};
 }
 
-void look_at(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param) {
+void set_shape(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param) {
     if (rule.measures && rule.program->has_lines())
         if (const auto problem = detail::why_no_lines(param)) fail(*problem, name);
-    detail::look_at(update, rule, param.ndim, param.shape);
+    detail::set_shape(update, rule, param.ndim, param.shape);
 }
 
 const char* side_name(detail::ParamFormat format) {

@@ -39,7 +39,7 @@ detail::Slot take_state_of(const detail::RuleInfo& rule, std::size_t s, const St
                            const View& param, View& data, View& scales, WorkStream& work);
 
 // Tells an update the shape of its param, if the rule has to know it.
-void look_at(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param);
+void set_shape(ParamUpdate& update, const detail::RuleInfo& rule, const ArgName& name, const View& param);
 
 // What lies beside a param that is split so is called; null if nothing does.
 const char* side_name(detail::ParamFormat format);

@@ -397,15 +397,15 @@ class TorchPlan {
     bool zero_grad_ = false;
     std::vector<std::size_t> moved_grads_;  // of tensors whose gradient is read elsewhere than where it is
 
-    class UnderWay;
+    class StepGuard;
     class Alone;
     std::size_t find_param(const py::list& group_list, const py::object& param);
     detail::Segment segment_of(std::size_t i, Later& later) const;
-    Slot take_alone(std::size_t i, const py::object& owner, const py::list& groups, const py::object& grad,
-                    const py::dict& state, const py::list& undo);
+    Slot take_single(std::size_t i, const py::object& owner, const py::list& groups, const py::object& grad,
+                     const py::dict& state, const py::list& undo);
     void count_alone(const Later& later);
     void list_params(const std::vector<py::object>& groups);
-    void look_at_state(const py::dict& state);
+    void check_state_unchanged(const py::dict& state);
     bool same_state(const py::dict& state);
     void remember_state(const py::dict& state);
     static bool same_entries(Tensor& t);
@@ -428,9 +428,9 @@ class TorchPlan {
     void add(std::size_t i, const Slot& grad, const WorkStream& stream);
     void add_rows(std::size_t i, const py::object& owner);
     void take_whole(std::size_t i, RowGrad& rows);
-    bool take_quickly(std::size_t i, HeldGrads& held);
-    bool take_all_quickly(HeldGrads& held);
-    void take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
+    bool take_without_python(std::size_t i, HeldGrads& held);
+    bool take_all_without_python(HeldGrads& held);
+    void take_with_python(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo);
     bool take_stand_ins(std::size_t i, const py::object& owner, const std::vector<py::object>& groups,
                         const py::list& undo, WorkStream& stream, Slot& grad);
     void start_stream(PyObject* tensor);
@@ -506,7 +506,7 @@ void TorchPlan::list_params(const std::vector<py::object>& groups) {
 
 // Whether each param has still the state that it had: two comparisons of pointers a param where nothing has changed,
 // and nothing that runs Python. If anything else has touched the optimizer's state, all is to be bound again.
-void TorchPlan::look_at_state(const py::dict& state) {
+void TorchPlan::check_state_unchanged(const py::dict& state) {
     if (same_state(state)) return;
     for (Tensor& t : tensors_) t.unbind();
     remember_state(state);
@@ -686,7 +686,7 @@ Device TorchPlan::take_all(std::size_t i, const py::sequence& buffers, WorkStrea
         update.set(b, {taken[b].data, taken[b].dtype});
     }
     update.size = taken[0].size;
-    look_at(update, *names.rule, {"params", -1, label.c_str()}, taken[0]);
+    set_shape(update, *names.rule, {"params", -1, label.c_str()}, taken[0]);
     grad = {update.buffer[1], update.format[1]};
     plan_.bind(i, update, taken[0].device);
     const Device device = taken[0].device;
@@ -770,7 +770,7 @@ void TorchPlan::bind(std::size_t i, const py::object& owner, const py::handle& g
         t.api = exchange_api_of(t.object[0]);
         update.size = views[0].size;
         check_rows_of_rule(*names.rule, views[0], {"params", -1, label.c_str()}, update);
-        look_at(update, *names.rule, {"params", -1, label.c_str()}, views[0]);
+        set_shape(update, *names.rule, {"params", -1, label.c_str()}, views[0]);
         plan_.bind(i, update, views[0].device);
         const DLTensor now = tensor_of(t.object[0]);
         t.layout.assign(now);
@@ -983,7 +983,7 @@ Slot TorchPlan::take_grad(std::size_t i, const py::object& owner, WorkStream& st
 
 // Each tensor is looked at and taken while what PyTorch knows of it is in the cache; false if Python has to run, which
 // may change any of them.
-bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
+bool TorchPlan::take_without_python(std::size_t i, HeldGrads& held) {
     Tensor& t = tensors_[i];
     if (t.names != nullptr && t.native) {
         const void* const grad = held.hold(face_.grad(face_.impl(face_.tensor(t.param.ptr()))));
@@ -1017,14 +1017,14 @@ bool TorchPlan::take_quickly(std::size_t i, HeldGrads& held) {
     return true;
 }
 
-bool TorchPlan::take_all_quickly(HeldGrads& held) {
+bool TorchPlan::take_all_without_python(HeldGrads& held) {
     for (std::size_t i = 0; i < tensors_.size(); ++i)
-        if (!take_quickly(i, held)) return false;
+        if (!take_without_python(i, held)) return false;
     return true;
 }
 
 // The same where Python runs in between.
-void TorchPlan::take_carefully(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo) {
+void TorchPlan::take_with_python(const py::object& owner, const std::vector<py::object>& groups, const py::list& undo) {
     all_ = true;
     plan_.begin();
     later_.clear();
@@ -1111,7 +1111,7 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
         if (!dense || (param.device.cuda && !stepped[i])) {
             for (std::size_t k = 0; k < 2; ++k)
                 if (!of[k].is_none())
-                    owner.attr("_check_beside")(t.param, of[k], (k == 0 ? "copy_out" : "ema") + label);
+                    owner.attr("_check_epilogue_tensor")(t.param, of[k], (k == 0 ? "copy_out" : "ema") + label);
             others.append(i);
             continue;
         }
@@ -1125,7 +1125,7 @@ py::list TorchPlan::take_epilogues(const py::object& owner, const std::vector<py
         const auto take = [&](const py::object& buffer, const char* name) -> Slot {
             if (buffer.is_none()) return {};
             View view;
-            const Slot slot = take_beside(buffer, {name, -1, label.c_str()}, param, view, stream);
+            const Slot slot = take_epilogue_buffer(buffer, {name, -1, label.c_str()}, param, view, stream);
             owner.attr("_check_storage")(buffer, name + label);
             views_.push_back(std::move(view));
             return slot;
@@ -1156,7 +1156,7 @@ void TorchPlan::check_overlap(bool zero_grad) {
     };
     const auto& [a, b, same_param] = *overlap;
     if (a.buffer == 0 && b.buffer == 0 && tensors_[a.tensor].param.is(tensors_[b.tensor].param))
-        fail_twice(text(a), text(b));
+        fail_shared_memory(text(a), text(b));
     fail(PyExc_ValueError, text(a) + " and " + text(b) + " overlap in memory, and one of them is updated in place");
 }
 
@@ -1171,7 +1171,7 @@ void TorchPlan::check_captures(const detail::StepOptions& options) {
     }
     {
         const py::gil_scoped_release released;
-        plan_.look_for_captures();
+        plan_.query_captures();
     }
     for (const detail::DeviceShare& share : plan_.shares()) {
         if (!share.device.cuda) continue;
@@ -1270,7 +1270,7 @@ void TorchPlan::finish(const py::object& owner) {
             t.remember_entries();
         }
     }
-    for (const py::object& c : copies_) owner.attr("_put_back")(c);
+    for (const py::object& c : copies_) owner.attr("_copy_back")(c);
 }
 
 // The params whose versions the caller raises.
@@ -1289,15 +1289,15 @@ py::object TorchPlan::updated() {
 }
 
 // For the length of a step. If it comes to nothing, what was bound is bound again next time.
-class TorchPlan::UnderWay {
+class TorchPlan::StepGuard {
   public:
-    explicit UnderWay(TorchPlan& plan) : plan_(plan) {
+    explicit StepGuard(TorchPlan& plan) : plan_(plan) {
         plan.plan_.begin();
         plan.grads_.assign(plan.tensors_.size(), {});
         plan.moved_grads_.clear();
         plan.all_ = true;
     }
-    ~UnderWay() {
+    ~StepGuard() {
         if (!kept_)
             for (const std::size_t i : plan_.bound_) plan_.tensors_[i].names = nullptr;
         plan_.bound_.clear();
@@ -1310,8 +1310,8 @@ class TorchPlan::UnderWay {
         const auto copies = std::exchange(plan_.copies_, {});
         for (py::object& g : plan_.grads_) g = {};
     }
-    UnderWay(const UnderWay&) = delete;
-    UnderWay& operator=(const UnderWay&) = delete;
+    StepGuard(const StepGuard&) = delete;
+    StepGuard& operator=(const StepGuard&) = delete;
     void keep() { kept_ = true; }
 
   private:
@@ -1396,8 +1396,8 @@ detail::Segment TorchPlan::segment_of(std::size_t i, Later& later) const {
 }
 
 // Takes a param and its gradient for a step alone.
-Slot TorchPlan::take_alone(std::size_t i, const py::object& owner, const py::list& group_list, const py::object& given,
-                           const py::dict& state, const py::list& undo) {
+Slot TorchPlan::take_single(std::size_t i, const py::object& owner, const py::list& group_list, const py::object& given,
+                            const py::dict& state, const py::list& undo) {
     const std::uint32_t group = plan_.group_of(i);
     const py::object values = item_of(group_list, group);
     choose(group, owner.attr("_seeded_rule")(values));
@@ -1433,7 +1433,7 @@ bool TorchPlan::step_param(const py::object& owner, const py::list& group_list, 
     const auto locked = lock_.take();
     const std::size_t i = find_param(group_list, param);
     Alone alone(*this, i);
-    const Slot grad = take_alone(i, owner, group_list, attribute(param.ptr(), grad_name), state, undo);
+    const Slot grad = take_single(i, owner, group_list, attribute(param.ptr(), grad_name), state, undo);
     Later later{i, {}};
     const detail::Segment segment = segment_of(i, later);
     {
@@ -1482,7 +1482,7 @@ class TorchPlan::Part {
         if (!alone_) return;
         task_.wait();
         const auto locked = plan_.lock_.take();
-        if (task_.put_through()) {
+        if (task_.succeeded()) {
             plan_.count_alone(later_);
             alone_->keep();
         }
@@ -1517,7 +1517,7 @@ std::unique_ptr<TorchPlan::Part> TorchPlan::begin_part(const py::object& self, c
     const auto locked = lock_.take();
     const std::size_t i = find_param(group_list, param);
     auto part = std::make_unique<Part>(self, *this, i);
-    part->grad_ = take_alone(i, owner, group_list, grad, state, undo);
+    part->grad_ = take_single(i, owner, group_list, grad, state, undo);
     part->segment_ = segment_of(i, part->later_);
     detail::StepOptions& options = part->options_;
     options.grad_scale = scale_value(scale.ptr());
@@ -1531,7 +1531,7 @@ std::unique_ptr<TorchPlan::Part> TorchPlan::begin_part(const py::object& self, c
     View view, of;
     WorkStream stream;
     View::take(param, {"params", -1, label.c_str()}, of, stream);
-    part->epilogue_.copy = take_beside(copy_out, {"copy_out", -1, label.c_str()}, of, view, stream);
+    part->epilogue_.copy = take_epilogue_buffer(copy_out, {"copy_out", -1, label.c_str()}, of, view, stream);
     views_.push_back(std::move(view));
     return part;
 }
@@ -1563,11 +1563,11 @@ py::tuple TorchPlan::step(const py::object& owner, const py::list& group_list, c
     const std::vector<py::object> of_ema =
         listed_beside(averages ? averages->buffers : py::none(), "ema", "tensors", tensors_.size());
 
-    UnderWay under_way(*this);
+    StepGuard under_way(*this);
     zero_grad_ = options.zero_grad;
-    look_at_state(state);
+    check_state_unchanged(state);
     HeldGrads held(face_, held_grads_, tensors_.size());
-    if (!take_all_quickly(held)) take_carefully(owner, groups, undo);
+    if (!take_all_without_python(held)) take_with_python(owner, groups, undo);
     if (!bound_.empty()) remember_state(state);
     const py::list others = take_epilogues(owner, copies, of_ema);
     check_overlap(options.zero_grad);
@@ -1605,8 +1605,8 @@ py::list TorchPlan::catch_up(const py::object& owner, const py::list& group_list
     if (rules.size() != group_sizes_.size()) fail(PyExc_ValueError, "rules: wrong length");
     std::uint32_t group = 0;
     for (const py::object& rule : items_of(rules.ptr())) choose(group++, rule);
-    UnderWay under_way(*this);
-    look_at_state(state);
+    StepGuard under_way(*this);
+    check_state_unchanged(state);
     std::vector<std::size_t> which;
     py::list params;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -1668,7 +1668,7 @@ void register_torch_plan(py::module_& m) {
     py::class_<TorchPlan::Part>(m, "TorchPart")
         .def("start", &TorchPlan::Part::start, py::arg("queue"), py::arg("event") = 0, py::arg("send") = py::none())
         .def("finish", &TorchPlan::Part::finish)
-        .def_property_readonly("put_through", [](TorchPlan::Part& p) { return p.task().put_through(); })
+        .def_property_readonly("succeeded", [](TorchPlan::Part& p) { return p.task().succeeded(); })
         .def_property_readonly("error", [](TorchPlan::Part& p) { return p.task().error(); });
     py::class_<TorchPlan>(m, "TorchPlan", py::custom_type_setup(collectable))
         .def(py::init<py::type, py::type, std::map<std::string, std::uintptr_t>>(), py::arg("tensor"),

@@ -64,8 +64,8 @@ Transfer transfer_of(std::uintptr_t event, const py::object& send) {
 }
 
 TaskQueue::TaskQueue(int threads, const std::map<std::string, std::uintptr_t>& calls) : queue_(threads) {
-    if (threads < 1 || threads > detail::most_threads)
-        fail(PyExc_ValueError, "threads: the number of threads must be in [1, " + std::to_string(detail::most_threads) +
+    if (threads < 1 || threads > detail::max_threads)
+        fail(PyExc_ValueError, "threads: the number of threads must be in [1, " + std::to_string(detail::max_threads) +
                                    "], got " + std::to_string(threads));
     if (calls.empty()) return;
     const auto set = [&](const char* name, auto& member) {
@@ -102,7 +102,7 @@ void Task::start(py::object queue, const Transfer& transfer, std::function<detai
             if ((!on_device || check("the context", calls.enter(calls.context))) &&
                 (transfer.event == nullptr || check("waiting for a gradient", calls.wait(transfer.event)))) {
                 report_ = what();
-                put_through_ = true;
+                succeeded_ = true;
                 if (transfer.bytes > 0)
                     check("sending a param", calls.send(transfer.to, transfer.from, transfer.bytes, transfer.stream));
             }
@@ -129,7 +129,7 @@ void register_work(py::module_& m) {
         .def(py::init<py::object, py::object>(), py::arg("into"), py::arg("grad"))
         .def("start", &Sum::start, py::arg("queue"), py::arg("event") = 0)
         .def("wait", [](Sum& s) { s.task().wait(); })
-        .def_property_readonly("put_through", [](Sum& s) { return s.task().put_through(); })
+        .def_property_readonly("succeeded", [](Sum& s) { return s.task().succeeded(); })
         .def_property_readonly("error", [](Sum& s) { return s.task().error(); })
         .def_property_readonly("norm", [](Sum& s) { return s.task().report().grad_norm; })
         .def_property_readonly("finite", [](Sum& s) { return s.task().report().finite; });

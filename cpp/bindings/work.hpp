@@ -61,14 +61,14 @@ class Task {
     bool is_done() const { return done_.load(std::memory_order_acquire); }
     void wait();
     // These once it is done. It may have been put through even if there is an error: that of sending.
-    bool put_through() const { return put_through_; }
+    bool succeeded() const { return succeeded_; }
     const std::string& error() const { return error_; }
     const detail::StepReport& report() const { return report_; }
 
   private:
     pybind11::object queue_ = pybind11::none();
     std::atomic<bool> done_{false};
-    bool put_through_ = false;
+    bool succeeded_ = false;
     std::string error_;
     detail::StepReport report_;
 };

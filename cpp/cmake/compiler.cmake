@@ -1,4 +1,4 @@
-# The oldest compilers that have what is used of C++20 and, on x86-64, the names of its levels.
+# The oldest compilers with the features of C++20 that are used and, on x86-64, the names of its levels.
 set(adaptk_least_GNU 11)
 set(adaptk_least_Clang 14)
 set(adaptk_least_AppleClang 14)

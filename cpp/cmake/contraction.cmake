@@ -1,6 +1,6 @@
-# The option by which the C++ compiler in use rounds each operation on its own: no contraction of a product and a sum
-# into FMA. Clang under the name clang-cl contracts with /fp:precise and takes other options behind /clang: only. MSVC's
-# /fp:precise does not contract from Visual Studio 2022 (19.30) on; before, /fp:strict is what did not.
+# The compiler option that disables contraction of products and sums into FMA, so that each operation is rounded.
+# clang-cl contracts with /fp:precise and needs the prefix /clang: for other options. MSVC's /fp:precise does not
+# contract from Visual Studio 2022 (19.30) on; older versions need /fp:strict.
 function(adaptk_without_contraction out)
   if(CMAKE_CXX_COMPILER_FRONTEND_VARIANT STREQUAL "MSVC" AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     set(${out} /clang:-ffp-contract=off PARENT_SCOPE)

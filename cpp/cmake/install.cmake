@@ -1,5 +1,5 @@
-# The library, the headers and the files by which CMake and pkg-config find them: under a prefix, or inside the Python
-# package, which then is a prefix itself.
+# Installs the library, the headers and the files for CMake and pkg-config: under a prefix, or inside the Python
+# package, which is then a prefix itself.
 include(CMakePackageConfigHelpers)
 if(ADAPTK_PYTHON)
   set(includes adaptk/include)
@@ -17,7 +17,7 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/cpp/include/adaptk" DESTINATION "${incl
 set(exported adaptk_headers)
 if(TARGET adaptk)
   list(APPEND exported adaptk)
-  # A wheel holds no links: the file is there once, by the name that programs load it by.
+  # A wheel holds no links: the file is installed once, with the name that programs load.
   if(ADAPTK_PYTHON)
     set(namelink NAMELINK_SKIP)
   endif()
@@ -26,7 +26,7 @@ install(TARGETS ${exported} EXPORT adaptk LIBRARY DESTINATION "${libraries}" ${n
         RUNTIME DESTINATION "${programs}" ARCHIVE DESTINATION "${libraries}" INCLUDES DESTINATION "${includes}")
 set_target_properties(adaptk_headers PROPERTIES EXPORT_NAME headers)
 
-# Loaded when it is needed, and linked by nobody else.
+# Loaded on demand, and not linked by other programs.
 if(TARGET adaptk_cuda AND TARGET adaptk)
   install(TARGETS adaptk_cuda LIBRARY DESTINATION "${libraries}" NAMELINK_SKIP RUNTIME DESTINATION "${programs}"
           ARCHIVE DESTINATION "${libraries}")

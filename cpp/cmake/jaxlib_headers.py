@@ -1,9 +1,9 @@
-"""The headers that the module for JAX is compiled with, for builds in an environment of their own.
+"""The headers for compiling the module for JAX, for builds in an isolated environment.
 
     python cpp/cmake/jaxlib_headers.py FOLDER
 
-takes them from a wheel of jaxlib into FOLDER, for ADAPTK_JAX_INCLUDE. They are the same for every Python and system.
-Where FOLDER has them, nothing is done.
+copies them from a wheel of jaxlib into FOLDER, for ADAPTK_JAX_INCLUDE. They are the same for every Python and system.
+If FOLDER has them, nothing is done.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# A module that was compiled with older headers is taken by newer versions of JAX, and not the other way about.
+# Newer versions of JAX accept a module compiled with older headers, but not the reverse.
 VERSION = "0.6.2"
 
 
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work]
-        # One that exists, whatever runs this.
+        # A Python version that exists, independent of the one that runs this.
         command += ["--only-binary=:all:", "--python-version=3.12", "--platform=macosx_11_0_arm64"]
         subprocess.run([*command, f"jaxlib=={VERSION}"], check=True)
         (wheel,) = Path(work).glob("*.whl")

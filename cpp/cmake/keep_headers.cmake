@@ -1,5 +1,5 @@
-# Copies of headers that pip puts into a temporary environment, at a place of the build folder's own: with their paths
-# and times the same, the next `pip install` compiles nothing that has not changed.
+# Copies headers from pip's temporary environment to the build folder. Their paths and modification times then stay the
+# same, so that the next `pip install` only compiles what has changed.
 function(adaptk_keep_headers target)
   get_target_property(folders ${target} INTERFACE_INCLUDE_DIRECTORIES)
   if(NOT folders)
@@ -9,7 +9,7 @@ function(adaptk_keep_headers target)
   set(kept "")
   set(number 0)
   foreach(folder IN LISTS folders)
-    # Python's own headers stay where they are.
+    # Python's own headers are not copied.
     if(IS_DIRECTORY "${folder}" AND NOT EXISTS "${folder}/Python.h")
       set(copy "${PROJECT_BINARY_DIR}/headers/${name}_${number}")
       file(GLOB_RECURSE files RELATIVE "${folder}" "${folder}/*")

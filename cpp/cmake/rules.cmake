@@ -1,4 +1,4 @@
-# ADAPTK_RULES: a library of some rules. rules.hpp includes the list that is made here in the place of its own.
+# ADAPTK_RULES: a library with a subset of the rules. rules.hpp includes the list generated here instead of its own.
 function(adaptk_choose_rules wanted folder)
   if(ADAPTK_PYTHON)
     message(FATAL_ERROR "ADAPTK_RULES is for the library of C and C++: the Python package has all rules. "
@@ -40,7 +40,7 @@ function(adaptk_choose_rules wanted folder)
 "using Rules = RuleList<@chosen@>;
 inline constexpr const char* chosen_rules = \"@names@\";
 ")
-  # Of every file here; programs that find the library installed have the templates of all rules.
+  # For every file here; programs that use the installed library have the templates of all rules.
   add_compile_definitions(ADAPTK_CHOSEN_RULES)
   include_directories("${folder}")
 endfunction()

@@ -19,7 +19,7 @@ enum class BatchModel : int {
     program,
 };
 
-inline constexpr int most_batch_parameters = 10;
+inline constexpr int max_batch_parameters = 10;
 
 struct BatchChoice {
     BatchModel model = BatchModel::gaussian;

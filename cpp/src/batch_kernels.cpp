@@ -48,7 +48,7 @@ RowsFunction<V> member(int size, std::integer_sequence<int, sizes...>) {
     return found;
 }
 
-template <int least> using Sizes = std::make_integer_sequence<int, most_batch_parameters + 1 - least>;
+template <int least> using Sizes = std::make_integer_sequence<int, max_batch_parameters + 1 - least>;
 
 template <class V> RowsFunction<V> function_of(const BatchChoice& choice) {
     switch (choice.model) {
@@ -89,12 +89,12 @@ template <class T>
 void model(const BatchChoice& choice, int points, const T* p, const T* coordinates, T* value, T* slope) {
     using V = Lanes<T>;
     const RowsFunction<V> function = function_of<V>(choice);
-    V q[most_batch_parameters] = {}, out[most_batch_parameters + 1], point[1 + most_batch_inputs] = {};
+    V q[max_batch_parameters] = {}, out[max_batch_parameters + 1], point[1 + max_batch_inputs] = {};
     for (int j = 0; j < choice.size; ++j) q[j] = lane<V>(p[j]);
     for (int i = 0; i < points; ++i) {
         for (int c = 0; c < choice.inputs; ++c)
             point[1 + c] = lane<V>(coordinates[std::int64_t(i) * choice.inputs + c]);
-        function(choice, q, point, 1 + most_batch_inputs, 1, out);
+        function(choice, q, point, 1 + max_batch_inputs, 1, out);
         for (int j = 0; j < choice.size; ++j) slope[std::int64_t(i) * choice.size + j] = at(out[j], 0);
         value[i] = at(out[choice.size], 0);
     }

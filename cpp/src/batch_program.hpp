@@ -36,9 +36,9 @@ struct BatchInstruction {
     std::uint16_t op, to, a, b, c;
 };
 
-inline constexpr int most_batch_inputs = 4;
-inline constexpr int most_batch_fixed = 128;  // places before the inputs
-inline constexpr int most_batch_slots = 48;
+inline constexpr int max_batch_inputs = 4;
+inline constexpr int max_batch_fixed = 128;  // places before the inputs
+inline constexpr int max_batch_slots = 48;
 
 struct BatchProgram {
     int parameters = 0, inputs = 1, numbers = 0;

@@ -80,15 +80,15 @@ template <class V> void execute(const BatchInstruction* code, int size, const Ba
 template <class V>
 void run_program(const BatchProgram& program, const V* p, const V* points, int stride, int count, V* out) {
     using T = solve::Element<V>;
-    V fixed[most_batch_fixed], inputs[most_batch_inputs][batch_points_at_once],
-        slots[most_batch_slots][batch_points_at_once];
-    BatchPlace<V> places[most_batch_fixed + most_batch_inputs + most_batch_slots];
+    V fixed[max_batch_fixed], inputs[max_batch_inputs][batch_points_at_once],
+        slots[max_batch_slots][batch_points_at_once];
+    BatchPlace<V> places[max_batch_fixed + max_batch_inputs + max_batch_slots];
     const int parameters = program.parameters, first_input = program.numbers + parameters + program.once_count;
     for (int i = 0; i < program.numbers; ++i) fixed[i] = solve::lane<V>(T(program.number[i]));
     for (int i = 0; i < parameters; ++i) fixed[program.numbers + i] = p[i];
     for (int i = 0; i < first_input; ++i) places[i] = {fixed + i, 0};
     for (int i = 0; i < program.inputs; ++i) places[first_input + i] = {inputs[i], 1};
-    for (int i = 0; i < most_batch_slots; ++i) places[first_input + program.inputs + i] = {slots[i], 1};
+    for (int i = 0; i < max_batch_slots; ++i) places[first_input + program.inputs + i] = {slots[i], 1};
     execute<V>(program.once, program.once_count, places, 1);
     for (int first = 0; first < count; first += batch_points_at_once) {
         const int now = count - first < batch_points_at_once ? count - first : batch_points_at_once;

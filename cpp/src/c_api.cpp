@@ -141,7 +141,7 @@ adaptk_status adaptk_set_num_threads(int threads) {
         apply_environment();
         const std::string error = set_num_threads(threads);
         if (error.empty()) return;
-        const bool possible = threads >= 1 && threads <= most_threads;
+        const bool possible = threads >= 1 && threads <= max_threads;
         refuse(possible ? ADAPTK_UNSUPPORTED : ADAPTK_INVALID_ARGUMENT, "threads: " + error);
     });
 }

@@ -64,7 +64,7 @@ struct Conversion {
         if (info_of(d.dtype).compute != Format::float32)
             reject({Problem::Kind::type, std::string("dtype ") + name_of(d.dtype) + ", whose elements are no float32"},
                    of_state);
-        if (is_packed(d.dtype) && !state_lies_beside(d, v)) reject(why_no_state(d, v), of_state);
+        if (is_packed(d.dtype) && !has_state_layout(d, v)) reject(why_no_state(d, v), of_state);
         if (!(d.device == v.device) || (!is_packed(d.dtype) && !d.same_shape(v)) || !d.c_order)
             refuse("stored: shape " + d.shape_text() + " with strides " + d.strides_text() + " on " + d.device.text() +
                    ", expected shape " + v.shape_text() + " in C order on the CPU, as the values");

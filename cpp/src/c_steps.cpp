@@ -24,7 +24,7 @@
 namespace adaptk::detail {
 namespace {
 
-constexpr std::size_t most_tensors = std::size_t{1} << 28;
+constexpr std::size_t max_tensors = std::size_t{1} << 28;
 
 std::size_t hyper_index(const RuleInfo& rule, const char* name, const std::string& argument) {
     if (name == nullptr) refuse(argument + ": NULL");
@@ -69,7 +69,7 @@ HyperValues defaults_of(const RuleInfo& rule) {
 
 void check_count(std::size_t count) {
     if (count == 0) refuse("count: 0 tensors");
-    if (count > most_tensors) refuse("count: more than 2**28 tensors");
+    if (count > max_tensors) refuse("count: more than 2**28 tensors");
 }
 
 struct Options {
@@ -189,8 +189,8 @@ struct Buffers {
     Device device;
 
     // `beside`: the device of params of earlier calls, if there are some. `total`: the number of elements in all.
-    Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StatesIn& states_in, const Device* beside,
-            std::int64_t& total);
+    Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StateArguments& states_in,
+            const Device* beside, std::int64_t& total);
     void take_grad(const adaptk_tensor* grad, std::size_t i) {
         const Slot slot = grad_of(grad, i, params[i]);
         updates[i].set(1, slot);
@@ -198,7 +198,7 @@ struct Buffers {
     static Slot grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView& param);
 };
 
-Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StatesIn& states_in,
+Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, const StateArguments& states_in,
                  const Device* beside, std::int64_t& total) {
     check_count(count);
     need(params_in, "params");
@@ -220,7 +220,7 @@ Buffers::Buffers(const RuleInfo& rule, std::size_t count, Tensors params_in, con
         update.number = std::uint32_t(i);
         if (rule.program != nullptr && rule.program->has_lines())
             if (const auto problem = why_no_lines(p)) reject(*problem, name);
-        look_at(update, rule, p.ndim, p.shape);
+        set_shape(update, rule, p.ndim, p.shape);
         for (std::size_t s = 0; s < states; ++s) {
             const Name of_state = name_of_buffer(rule, i, 2 + s);
             update.set(2 + s, states_in.take(i * states + s, of_state, p, rule.states[s].per));
@@ -239,7 +239,7 @@ Slot Buffers::grad_of(const adaptk_tensor* grad, std::size_t i, const TensorView
     return {g.data, g.dtype};
 }
 
-std::string text_of_beside(std::size_t buffer, std::size_t i) {
+std::string text_of_epilogue(std::size_t buffer, std::size_t i) {
     return indexed(buffer == copy_buffer ? "options.copy_out" : "options.ema", i);
 }
 
@@ -269,13 +269,13 @@ struct adaptk_plan {
     std::shared_ptr<Report> pending;  // the outcome of the last step, on a device
 
     std::string text_of(const BufferId& b) const {
-        if (b.buffer >= copy_buffer) return text_of_beside(b.buffer, b.tensor);
+        if (b.buffer >= copy_buffer) return text_of_epilogue(b.buffer, b.tensor);
         if (b.buffer < 2) return indexed(b.buffer == 0 ? "params" : "grads", b.tensor);
         const RuleInfo& rule = plan.rule(plan.group_of(b.tensor));
         return std::string(rule.states[b.buffer - 2].name) + " of " + indexed("params", b.tensor);
     }
     void add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                   Tensors params_in, const StatesIn& states_in);
+                   Tensors params_in, const StateArguments& states_in);
     void step(std::size_t count, Tensors grads, const Options& options);
 };
 
@@ -315,7 +315,7 @@ void check_count(const adaptk_plan& plan, std::size_t count) {
 }  // namespace
 
 void adaptk_plan::add_group(const char* name, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count,
-                            Tensors params_in, const StatesIn& states_in) {
+                            Tensors params_in, const StateArguments& states_in) {
     const RuleInfo& rule = rule_of(name);
     const HyperValues hyper = with_hypers(rule, defaults_of(rule), hypers, hyper_count);
     const std::size_t first = params.size();
@@ -373,7 +373,7 @@ void adaptk_plan::step(std::size_t count, Tensors grads, const Options& options)
         refuse_overlap(*overlap, text_of(overlap->first), text_of(overlap->second));
     if ((some || options.has_epilogues()) && plan.on_cuda()) {
         plan.shares()[0].stream = options.stream;
-        plan.look_for_captures();
+        plan.query_captures();
         if (plan.shares()[0].capturing)
             refuse(ADAPTK_UNSUPPORTED,
                    "options: the stream is captured in a graph, which would replay one step number");
@@ -397,7 +397,7 @@ StepReport step_on_device(const Buffers& buffers, const Segment& segment, const 
     const bool known = options.has_norm && options.needs_norm();
     if (known) {
         outcome = report_of_known_norm({&segment, 1}, options);
-        outcome.skipped = options.go_by(outcome);
+        outcome.skipped = options.apply_known_norm(outcome);
         if (outcome.skipped) {
             if (options.zero_grad)
                 call_cuda([&](const CudaBackend& cuda, CudaError& error) {
@@ -452,9 +452,9 @@ RowIndex index_of(const adaptk_tensor* t, const std::string& name, const Device&
 }
 
 // The gradients of one call that have values for some rows.
-class RowsIn {
+class RowArguments {
   public:
-    RowsIn(const adaptk_rows* const* grads, adaptk_sparse_mode mode) : grads_(grads), mode_(mode) {}
+    RowArguments(const adaptk_rows* const* grads, adaptk_sparse_mode mode) : grads_(grads), mode_(mode) {}
     void take(std::size_t i, const TensorView& param, const RuleInfo& rule, const HyperValues& hyper, void* stream,
               ParamUpdate& t) {
         const std::string name = indexed("grads", i);
@@ -507,8 +507,8 @@ class RowsIn {
 
 // One update, for adaptk_step(), adaptk_step_stored() and adaptk_step_rows(): `rows` is null except for the last one.
 void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::int64_t step,
-               std::uint64_t seed, std::size_t count, Tensors params, Tensors grads, const StatesIn& states,
-               const adaptk_step_options* options, adaptk_step_report* report, RowsIn* rows = nullptr) {
+               std::uint64_t seed, std::size_t count, Tensors params, Tensors grads, const StateArguments& states,
+               const adaptk_step_options* options, adaptk_step_report* report, RowArguments* rows = nullptr) {
     apply_environment();
     const RuleInfo& info = rule_of(rule);
     if (const char* const reason = why_no_function(info)) refuse(ADAPTK_UNSUPPORTED, std::string(reason) + "a plan");
@@ -534,7 +534,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
     StepPlan plan(StepPlan::Watch::all, StepPlan::Counts::caller);
     if (const auto overlap = plan.check_list(info, buffers.updates, wanted.step.zero_grad, epilogues)) {
         const auto text = [&](const BufferId& b) {
-            return b.buffer >= copy_buffer ? text_of_beside(b.buffer, b.tensor)
+            return b.buffer >= copy_buffer ? text_of_epilogue(b.buffer, b.tensor)
                                            : name_of_buffer(info, b.tensor, b.buffer).text();
         };
         refuse_overlap(*overlap, text(overlap->first), text(overlap->second));
@@ -553,7 +553,7 @@ void take_step(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_c
 }
 
 void create(const char* rule, const adaptk_hyper* hypers, std::size_t hyper_count, std::size_t count, Tensors params,
-            const StatesIn& states, adaptk_plan** plan) {
+            const StateArguments& states, adaptk_plan** plan) {
     apply_environment();
     need(plan, "plan");
     *plan = nullptr;
@@ -609,7 +609,7 @@ adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, siz
         need(grads, "grads");
         if (int(mode) < ADAPTK_LAZY || int(mode) > ADAPTK_CATCH_UP)
             refuse("mode: " + std::to_string(int(mode)) + ", expected ADAPTK_LAZY, ADAPTK_DENSE or ADAPTK_CATCH_UP");
-        RowsIn rows(grads, mode);
+        RowArguments rows(grads, mode);
         take_step(rule, hypers, hyper_count, step, seed, count, params, nullptr, {.stored = states}, options, report,
                   &rows);
     });

@@ -101,7 +101,7 @@ StoredView view_of_stored(const adaptk_stored* state, const Name& name) {
     return out;
 }
 
-Slot StatesIn::take(std::size_t i, const Name& name, const TensorView& param, Per per) const {
+Slot StateArguments::take(std::size_t i, const Name& name, const TensorView& param, Per per) const {
     StoredView state;
     if (stored != nullptr) {
         state = view_of_stored(stored[i], name);

@@ -54,7 +54,7 @@ struct StoredView {
 StoredView view_of_stored(const adaptk_stored* state, const Name& name);
 
 // The states of a call as the caller gives them.
-struct StatesIn {
+struct StateArguments {
     Tensors plain = nullptr;
     const adaptk_stored* const* stored = nullptr;
     bool given() const { return plain != nullptr || stored != nullptr; }

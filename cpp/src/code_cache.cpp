@@ -58,7 +58,7 @@ bool make(const std::string& path) {
 }
 
 // The first of this folder and its parents that a user other than this one and root can change.
-std::string changeable_by_others(const std::string& path) {
+std::string writable_by_others(const std::string& path) {
     for (std::string at = path;; at = above(at)) {
         struct stat s;
         if (stat(at.c_str(), &s) != 0) return at;
@@ -104,7 +104,7 @@ std::string cache_folder(CacheError& error) {
         error = {errno, "ADAPTK_CACHE: " + path + ": " + std::strerror(errno)};
         return {};
     }
-    if (const std::string bad = changeable_by_others(path); !bad.empty()) {
+    if (const std::string bad = writable_by_others(path); !bad.empty()) {
         error = {EACCES, "ADAPTK_CACHE: " + bad + " is not this user's alone, and what " + path +
                              " holds is run; name another folder by ADAPTK_CACHE, or take the others' right to write"};
         return {};

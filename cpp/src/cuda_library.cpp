@@ -64,13 +64,13 @@ const CudaLibrary& cuda_library() {
 }
 
 namespace {
-std::atomic<const CudaBackend*> handed_over{nullptr};
+std::atomic<const CudaBackend*> given_backend{nullptr};
 }
 
-void hand_over(const CudaBackend& backend) { handed_over = &backend; }
+void set_backend(const CudaBackend& backend) { given_backend = &backend; }
 
 const CudaBackend& need_cuda() {
-    if (const CudaBackend* const backend = handed_over; backend != nullptr) return *backend;
+    if (const CudaBackend* const backend = given_backend; backend != nullptr) return *backend;
     const CudaLibrary& library = cuda_library();
     if (library.backend == nullptr) throw NoCuda{library.reason};
     return *library.backend;

@@ -26,7 +26,7 @@ struct ADAPTK_INTERNAL_API NoCuda {
 
 // The backend that a host has set, else the library's.
 ADAPTK_INTERNAL_API const CudaBackend& need_cuda();
-ADAPTK_INTERNAL_API void hand_over(const CudaBackend& backend);
+ADAPTK_INTERNAL_API void set_backend(const CudaBackend& backend);
 
 // Calls run(backend, error), which returns false if it fails. Call it without the GIL: it may wait for a device.
 template <class Run> void call_cuda(const Run& run) {

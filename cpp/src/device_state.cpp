@@ -39,7 +39,7 @@ std::shared_ptr<Report> Reports::next(bool captured) {
         return owner && !owner->known();
     };
     for (std::size_t tried = 0; taken(next_); next_ = (next_ + 1) % count)
-        if (++tried == count) throw NoPlaceForReport{};
+        if (++tried == count) throw NoReportSlot{};
     const std::size_t index = next_;
     if (const std::shared_ptr<Report> owner = owners_[index].lock()) owner->read();
     auto report = std::make_shared<Report>(shared_from_this(), index, captured);

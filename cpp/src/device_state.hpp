@@ -16,7 +16,7 @@ namespace adaptk::detail {
 class Reports;
 
 // Thrown if there is no place for the outcome of another step.
-struct ADAPTK_INTERNAL_API NoPlaceForReport {};
+struct ADAPTK_INTERNAL_API NoReportSlot {};
 
 // The outcome of one step, which the device knows some time after the step was put on its stream. Reading it waits.
 class Report {
@@ -45,7 +45,7 @@ class Reports : public std::enable_shared_from_this<Reports> {
     ~Reports();
     Reports(const Reports&) = delete;
     Reports& operator=(const Reports&) = delete;
-    std::shared_ptr<Report> next(bool captured);  // throws NoPlaceForReport
+    std::shared_ptr<Report> next(bool captured);  // throws NoReportSlot
     CudaKept* places() const { return places_; }
     static std::size_t place(const Report& report) { return report.index_; }
 

@@ -100,11 +100,11 @@ template <class Body> void share(int threads, const Body& body) {
 }
 
 // With fewer stored elements for each thread, another thread saves no time.
-constexpr int64_t least_elements = 32768;
+constexpr int64_t min_elements = 32768;
 
 int useful_threads(int threads, int64_t elements) {
     const int most = in_forked_child() ? 1 : std::max(threads, 1);
-    return int(std::clamp<int64_t>(elements / least_elements, 1, most));
+    return int(std::clamp<int64_t>(elements / min_elements, 1, most));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -353,18 +353,18 @@ ADAPTK_HD double derivative(const LinearOptions& o, double p, double y, double w
         break;
     }
     case LinearLoss::hinge: {
-        const double short_of = 1 - y * p;
-        if (short_of > 0) {
-            loss = short_of;
+        const double violation = 1 - y * p;
+        if (violation > 0) {
+            loss = violation;
             d = -y;
         }
         break;
     }
     case LinearLoss::squared_hinge: {
-        const double short_of = 1 - y * p;
-        if (short_of > 0) {
-            loss = short_of * short_of;
-            d = -2 * y * short_of;
+        const double violation = 1 - y * p;
+        if (violation > 0) {
+            loss = violation * violation;
+            d = -2 * y * violation;
         }
         break;
     }
@@ -466,8 +466,8 @@ template <SparseRule R, class T> ADAPTK_HD void store_weight(T* p, const Weight<
 // all other features: rare features have neighbours in their cache line, so lines move between caches at almost every
 // use. Measured on data in the shape of RCV1 with two threads: this took two thirds of the time.
 struct FrequentWeights {
-    static constexpr int most_tiers = 12;
-    static constexpr int64_t most_numbers = int64_t{1} << 18;  // of a thread's copies of all weights
+    static constexpr int max_tiers = 12;
+    static constexpr int64_t max_numbers = int64_t{1} << 18;  // of a thread's copies of all weights
     bool all = false;
     // By feature: its index, or the index of its copy minus the number of copies.
     std::vector<int32_t> place;
@@ -483,12 +483,12 @@ FrequentWeights frequent_weights(const LinearTask& t, const LinearOptions& o, in
     FrequentWeights f;
     const int64_t columns = t.rows.columns;
     // Making and publishing all copies must take little of a round's time.
-    f.all = (columns + 1) * fields_of(o.rule) <= FrequentWeights::most_numbers &&
+    f.all = (columns + 1) * fields_of(o.rule) <= FrequentWeights::max_numbers &&
             8.0 * double(columns) <= mean_size * double(examples_of_a_thread);
     std::vector<std::vector<int32_t>> tiers(1);
     if (o.intercept) tiers[0].push_back(int32_t(columns));
     int allowed = 1;
-    while (allowed < FrequentWeights::most_tiers && (publish_every << allowed) <= examples_of_a_thread) ++allowed;
+    while (allowed < FrequentWeights::max_tiers && (publish_every << allowed) <= examples_of_a_thread) ++allowed;
     tiers.resize(size_t(allowed));
     const int64_t least = std::max<int64_t>(t.counted_rows >> allowed, 1);
     for (int64_t u = 0; u < columns; ++u) {
@@ -540,21 +540,21 @@ template <class T, SparseRule R> class LinearTrainer {
           penalised_(penalised()),
           order_(task.examples, block(), options.shuffle, options.seed, uint64_t(options.epoch)) {}
 
-    int run(double* losses, GoOn go_on) {
+    int run(double* losses, StopCheck stop_check) {
         const int64_t problems = std::max<int64_t>(t_.classes, 1);
         std::fill(losses, losses + problems, 0.0);
         if (t_.examples == 0) return 1;
         const double mean_size = double(t_.stored) / double(std::max<int64_t>(t_.rows.rows, 1));
         const auto elements = int64_t(mean_size * double(t_.examples));
-        // About 10 ms of work between two calls of `go_on`, more if there are many problems.
+        // About 10 ms of work between two calls of `stop_check`, more if there are many problems.
         const double wanted = double(1 << 24) / (std::max(mean_size, 8.0) * double(block()));
         const auto round = int64_t(std::clamp(wanted, 1.0, 1e6));
         if (o_.mode == TrainingMode::deterministic) {
             const int threads = int(std::min<int64_t>(useful_threads(o_.threads, elements * problems), problems));
-            return in_order(threads, round, losses, go_on);
+            return run_in_order(threads, round, losses, stop_check);
         }
         const int threads = int(std::min<int64_t>(useful_threads(o_.threads, elements), order_.blocks()));
-        if (threads == 1) return in_order(1, round, losses, go_on);
+        if (threads == 1) return run_in_order(1, round, losses, stop_check);
         // Then about this many updates of a weight, over all threads, use values that other threads have changed since.
         constexpr int stale_updates = 128;
         publish_every_ = o_.publish_every > 0 ? o_.publish_every : std::max(stale_updates / threads, 16);
@@ -563,14 +563,14 @@ template <class T, SparseRule R> class LinearTrainer {
             frequent_ =
                 frequent_weights(t_, o_, publish_every_, std::min(round * block(), t_.examples) / threads, mean_size);
         for (int64_t k = 0; k < problems; ++k)
-            if (!together(k, threads, round, losses[k], go_on)) return 0;
+            if (!run_hogwild(k, threads, round, losses[k], stop_check)) return 0;
         return threads;
     }
 
   private:
     using Pair = CellOf<T>;
     static constexpr size_t in_pair = sizeof(Pair) / sizeof(T);
-    static constexpr size_t asked_at_once = 4 * cache_line / sizeof(Pair);
+    static constexpr size_t pairs_per_prefetch = 4 * cache_line / sizeof(Pair);
 
     // The memory of a thread. It is allocated before the threads start, because no exception may leave a thread.
     struct alignas(cache_line) Scratch {
@@ -641,7 +641,7 @@ template <class T, SparseRule R> class LinearTrainer {
     }
 
     // Each problem on one thread, in the order of the examples.
-    int in_order(int threads, int64_t round, double* losses, GoOn go_on) {
+    int run_in_order(int threads, int64_t round, double* losses, StopCheck stop_check) {
         const int64_t problems = std::max<int64_t>(t_.classes, 1);
         std::vector<LossSum> sums(static_cast<size_t>(problems));
         std::vector<Scratch> scratch = scratch_for(threads);
@@ -660,14 +660,14 @@ template <class T, SparseRule R> class LinearTrainer {
                 }
             });
             worked = team.load(std::memory_order_relaxed);
-            if (go_on.call != nullptr && !go_on.call(go_on.context)) return 0;
+            if (stop_check.call != nullptr && !stop_check.call(stop_check.context)) return 0;
         }
         for (int64_t k = 0; k < problems; ++k) losses[k] = sums[size_t(k)].total();
         return worked;
     }
 
     // All threads work on one problem.
-    bool together(int64_t problem, int threads, int64_t round, double& loss, GoOn go_on) {
+    bool run_hogwild(int64_t problem, int threads, int64_t round, double& loss, StopCheck stop_check) {
         std::mutex mutex;
         std::vector<Scratch> scratch = scratch_for(threads);
         exchanged_.resize((numbers() + in_pair - 1) / in_pair);
@@ -691,7 +691,7 @@ template <class T, SparseRule R> class LinearTrainer {
                 for (const int64_t u : frequent_.feature) w[u * fields<R> + 2] = std::max(w[u * fields<R> + 2], T(0));
             }
             fold(problem, r.scale.back());
-            if (go_on.call != nullptr && !go_on.call(go_on.context)) return false;
+            if (stop_check.call != nullptr && !stop_check.call(stop_check.context)) return false;
         }
         for (Scratch& s : scratch) loss += s.loss.total();
         return true;
@@ -728,7 +728,7 @@ template <class T, SparseRule R> class LinearTrainer {
         constexpr auto n = size_t(fields<R>);
         const T part = T(1) / T(s.team);
         for (size_t pair = begin * n / in_pair; pair * in_pair < end * n; ++pair) {
-            if (pair % asked_at_once == 0) ask_to_change(pair + asked_at_once);
+            if (pair % pairs_per_prefetch == 0) prefetch_pairs_to_write(pair + pairs_per_prefetch);
             T change[in_pair] = {}, sum[in_pair];
             const T* const before = s.before.data() + pair * in_pair;
             bool changed = false;
@@ -755,8 +755,9 @@ template <class T, SparseRule R> class LinearTrainer {
     }
 
     // Prefetches pairs that this thread will change. An atomic addition waits for its line, and delays what follows.
-    ADAPTK_HD void ask_to_change(size_t pair) const {
-        for (size_t p = pair; p < std::min(pair + asked_at_once, exchanged_.size()); p += cache_line / sizeof(Pair))
+    ADAPTK_HD void prefetch_pairs_to_write(size_t pair) const {
+        for (size_t p = pair; p < std::min(pair + pairs_per_prefetch, exchanged_.size());
+             p += cache_line / sizeof(Pair))
             prefetch_to_write(exchanged_.data() + p);
     }
 
@@ -809,7 +810,7 @@ template <class T, SparseRule R> class LinearTrainer {
                 prefetch<CacheLevel::first>(t_.targets, size_t(row) * sizeof(double), 1);
             }
             if (i + ahead < size) rows_.prefetch_row(s.order[size_t(i + ahead)]);
-            if (frequent_.size() > 0 && (s.examples + 1) % publish_every_ == 0) ask_to_change(0);
+            if (frequent_.size() > 0 && (s.examples + 1) % publish_every_ == 0) prefetch_pairs_to_write(0);
             if (mutex != nullptr) {
                 const std::lock_guard lock(*mutex);
                 one_example(problem, s.order[size_t(i)], scale, inverse, eta, numbers, s);
@@ -974,16 +975,16 @@ int fields_of(SparseRule rule) {
     return fields<SparseRule::ftrl>;
 }
 
-int train_linear(const LinearTask& task, const LinearOptions& options, double* losses, GoOn go_on) {
+int train_linear(const LinearTask& task, const LinearOptions& options, double* losses, StopCheck stop_check) {
     const FloatingPointMode mode;
     return with_type(task.rows.doubles, [&]<class T>() {
         switch (options.rule) {
-        case SparseRule::sgd: return LinearTrainer<T, SparseRule::sgd>(task, options).run(losses, go_on);
-        case SparseRule::adagrad: return LinearTrainer<T, SparseRule::adagrad>(task, options).run(losses, go_on);
-        case SparseRule::adam: return LinearTrainer<T, SparseRule::adam>(task, options).run(losses, go_on);
+        case SparseRule::sgd: return LinearTrainer<T, SparseRule::sgd>(task, options).run(losses, stop_check);
+        case SparseRule::adagrad: return LinearTrainer<T, SparseRule::adagrad>(task, options).run(losses, stop_check);
+        case SparseRule::adam: return LinearTrainer<T, SparseRule::adam>(task, options).run(losses, stop_check);
         case SparseRule::ftrl: break;
         }
-        return LinearTrainer<T, SparseRule::ftrl>(task, options).run(losses, go_on);
+        return LinearTrainer<T, SparseRule::ftrl>(task, options).run(losses, stop_check);
     });
 }
 
@@ -1023,7 +1024,7 @@ constexpr int64_t factor_grain = 8;
 // here.) The factors of columns are shared. There would be contention for those of popular columns, as for frequent
 // weights. So each thread has copies of them, and adds its changes to the shared ones after some updates.
 struct Popular {
-    static constexpr int64_t one_in = 16384, most_numbers = 1 << 16, publish_every = 32;
+    static constexpr int64_t one_in = 16384, max_numbers = 1 << 16, publish_every = 32;
     std::vector<int32_t> place;  // by column: the index of its copy, or -1; empty if there are none
     std::vector<int64_t> which;  // of each copy
 
@@ -1037,7 +1038,7 @@ class Places {
     ADAPTK_HD int64_t operator[](int64_t i) const {
         return wide_ ? static_cast<const int64_t*>(p_)[i] : int64_t(static_cast<const int32_t*>(p_)[i]);
     }
-    ADAPTK_HD void ask_for(size_t i) const {
+    ADAPTK_HD void prefetch_element(size_t i) const {
         const size_t bytes = wide_ ? sizeof(int64_t) : sizeof(int32_t);
         prefetch<CacheLevel::first>(p_, i * bytes, 1);
     }
@@ -1057,7 +1058,7 @@ Popular popular(const Places& of, int64_t examples, int64_t count, int64_t strid
     const int64_t least = std::max<int64_t>(examples / every / Popular::one_in, 4);
     for (int64_t u = 0; u < count; ++u)
         if (seen[size_t(u)] >= least) p.which.push_back(u);
-    const auto most = size_t(std::max<int64_t>(Popular::most_numbers / stride, 1));
+    const auto most = size_t(std::max<int64_t>(Popular::max_numbers / stride, 1));
     if (p.size() > most) {
         std::nth_element(p.which.begin(), p.which.begin() + int64_t(most), p.which.end(), [&](int64_t a, int64_t b) {
             return seen[size_t(a)] != seen[size_t(b)] ? seen[size_t(a)] > seen[size_t(b)] : a < b;
@@ -1076,11 +1077,12 @@ template <class T> class FactorTrainer {
         : t_(task), o_(options), rows_(task.rows, task.wide_indices), columns_(task.columns, task.wide_indices),
           values_(static_cast<const T*>(task.values)), stride_(factor_stride(task.rank)) {}
 
-    int run(double* loss, GoOn go_on) {
+    int run(double* loss, StopCheck stop_check) {
         *loss = 0;
         if (t_.examples == 0) return 1;
         const int threads = useful_threads(o_.threads, t_.examples * stride_);
-        return o_.mode == TrainingMode::deterministic ? by_blocks(threads, loss, go_on) : at_will(threads, loss, go_on);
+        return o_.mode == TrainingMode::deterministic ? run_by_blocks(threads, loss, stop_check)
+                                                      : run_asynchronously(threads, loss, stop_check);
     }
 
   private:
@@ -1113,7 +1115,7 @@ template <class T> class FactorTrainer {
     void* shared_factors() const { return by_rows_ ? t_.column_factors : t_.row_factors; }
     void* shared_squares() const { return by_rows_ ? t_.column_squares : t_.row_squares; }
 
-    void copy_popular(Scratch& s) const {
+    void copy_frequent(Scratch& s) const {
         const auto take = [&](const void* shared, Copies& c) {
             c.mine.resize(popular_.size() * size_t(cells()));
             for (size_t i = 0; i < popular_.size(); ++i)
@@ -1178,7 +1180,7 @@ template <class T> class FactorTrainer {
         int64_t* const starts = to.starts_of(b);
         std::fill_n(starts, to.threads + 1, 0);
         for (int64_t i = 0; i < size; ++i) {
-            if (i + 32 < size) owned.ask_for(size_t(s.order[size_t(i + 32)]));
+            if (i + 32 < size) owned.prefetch_element(size_t(s.order[size_t(i + 32)]));
             const uint64_t spread = uint64_t(owned[s.order[size_t(i)]]) * 0x9e3779b97f4a7c15u >> 32;
             owner[i] = std::uint16_t((spread * uint64_t(to.threads)) >> 32);
             ++starts[owner[i] + 1];
@@ -1191,7 +1193,7 @@ template <class T> class FactorTrainer {
 
     int64_t round() const { return std::clamp<int64_t>((int64_t{1} << 24) / (stride_ * block_examples), 1, 1 << 20); }
 
-    int at_will(int threads, double* loss, GoOn go_on) {
+    int run_asynchronously(int threads, double* loss, StopCheck stop_check) {
         const Order order(t_.examples, block_examples, o_.shuffle, o_.seed, uint64_t(o_.epoch));
         std::mutex mutex;
         std::vector<Scratch> scratch = scratch_for(threads);
@@ -1215,7 +1217,7 @@ template <class T> class FactorTrainer {
                 if (thread == 0) team.store(n, std::memory_order_relaxed);
                 Scratch& s = scratch[size_t(thread)];
                 if (divided) {
-                    copy_popular(s);
+                    copy_frequent(s);
                     for (int64_t b = begin; b < end; ++b) {
                         const int64_t* const starts = dealt.starts_of(b);
                         for (int64_t own = thread; own < threads; own += n) {
@@ -1232,7 +1234,7 @@ template <class T> class FactorTrainer {
                 }
             });
             worked = team.load(std::memory_order_relaxed);
-            if (go_on.call != nullptr && !go_on.call(go_on.context)) return 0;
+            if (stop_check.call != nullptr && !stop_check.call(stop_check.context)) return 0;
         }
         for (const Scratch& s : scratch) *loss += s.loss;
         return worked;
@@ -1241,7 +1243,7 @@ template <class T> class FactorTrainer {
     // Groups of rows and columns: in turn g, row group i is updated with column group i + g, so no two threads have a
     // row or a column in common (R. Gemulla, E. Nijkamp, P. J. Haas, Y. Sismanis, Large-scale matrix factorization with
     // distributed stochastic gradient descent, KDD 2011).
-    int by_blocks(int threads, double* loss, GoOn go_on) {
+    int run_by_blocks(int threads, double* loss, StopCheck stop_check) {
         constexpr int64_t groups = factor_groups;
         const auto first = int64_t(random_words(mix_bits(o_.seed), 1, uint64_t(o_.epoch)).w0 % uint64_t(groups));
         std::vector<double> sums(size_t(groups), 0.0);
@@ -1269,7 +1271,7 @@ template <class T> class FactorTrainer {
                 }
             });
             worked = team.load(std::memory_order_relaxed);
-            if (go_on.call != nullptr && !go_on.call(go_on.context)) return 0;
+            if (stop_check.call != nullptr && !stop_check.call(stop_check.context)) return 0;
         }
         *loss = std::accumulate(sums.begin(), sums.end(), 0.0);
         return worked;
@@ -1303,8 +1305,8 @@ template <class T> class FactorTrainer {
         for (int64_t i = 0; i < n; ++i) {
             if (i + 8 < n) {
                 const auto ahead = size_t(order[size_t(i + 8)]);
-                rows_.ask_for(ahead);
-                columns_.ask_for(ahead);
+                rows_.prefetch_element(ahead);
+                columns_.prefetch_element(ahead);
                 prefetch<CacheLevel::first>(values_, ahead * sizeof(T), 1);
             }
             if (i + 3 < n) {
@@ -1433,9 +1435,9 @@ void factor_blocks(const FactorTask& t, int64_t* order, int64_t* starts) {
     for (int64_t i = 0; i < t.examples; ++i) order[next[size_t(block_of(i))]++] = i;
 }
 
-int train_factors(const FactorTask& task, const FactorOptions& options, double* loss, GoOn go_on) {
+int train_factors(const FactorTask& task, const FactorOptions& options, double* loss, StopCheck stop_check) {
     const FloatingPointMode mode;
-    return with_type(task.doubles, [&]<class T>() { return FactorTrainer<T>(task, options).run(loss, go_on); });
+    return with_type(task.doubles, [&]<class T>() { return FactorTrainer<T>(task, options).run(loss, stop_check); });
 }
 
 }  // namespace adaptk::detail

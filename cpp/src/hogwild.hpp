@@ -91,14 +91,15 @@ struct LinearOptions {
 };
 
 // Called from time to time on the calling thread; false ends the training.
-struct GoOn {
+struct StopCheck {
     bool (*call)(void* context) = nullptr;
     void* context = nullptr;
 };
 
 // One pass over the examples. losses[k]: the sum of problem k's losses, each before its example's update. Returns the
-// number of threads that worked concurrently, or 0 if `go_on` ended it.
-ADAPTK_INTERNAL_API int train_linear(const LinearTask& task, const LinearOptions& options, double* losses, GoOn go_on);
+// number of threads that worked concurrently, or 0 if `stop_check` ended it.
+ADAPTK_INTERNAL_API int train_linear(const LinearTask& task, const LinearOptions& options, double* losses,
+                                     StopCheck stop_check);
 
 // out[i * outputs + k] = intercept k + row i times coefficients k, of `outputs` x columns.
 ADAPTK_INTERNAL_API void linear_scores(const Rows& rows, const double* coefficients, const double* intercepts,
@@ -146,6 +147,7 @@ inline constexpr std::int64_t factor_groups = 16;
 ADAPTK_INTERNAL_API void factor_blocks(const FactorTask& task, std::int64_t* order, std::int64_t* starts);
 
 // One pass; `loss` gets the sum of squared errors, each before its example's update. Returns as train_linear.
-ADAPTK_INTERNAL_API int train_factors(const FactorTask& task, const FactorOptions& options, double* loss, GoOn go_on);
+ADAPTK_INTERNAL_API int train_factors(const FactorTask& task, const FactorOptions& options, double* loss,
+                                      StopCheck stop_check);
 
 }  // namespace adaptk::detail

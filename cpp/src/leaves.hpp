@@ -74,7 +74,7 @@ class Leaves {
     }
 
     // Calls visit(tensor, first element, elements) for n elements from a place on. Returns where they end.
-    template <class Visit> Place for_pieces(Place p, std::int64_t n, const Visit& visit) const {
+    template <class Visit> Place for_each_chunk(Place p, std::int64_t n, const Visit& visit) const {
         while (n > 0) {
             const std::int64_t m = std::min(n, tensors_[p.tensor].size - p.element);
             if (m > 0) visit(p.tensor, p.element, m);

@@ -23,13 +23,13 @@
 namespace adaptk::detail {
 
 // The numbers of one tensor: the inputs of a program's lines, then the outputs of its current stage.
-class TensorLines {
+class RowColumnValues {
   public:
-    TensorLines() = default;
-    TensorLines(const Program& program, const ParamUpdate& t) : wide_(t.compute() == 1) {
+    RowColumnValues() = default;
+    RowColumnValues(const Program& program, const ParamUpdate& t) : wide_(t.compute() == 1) {
         const std::size_t line[] = {std::size_t(t.grid.all_rows()), std::size_t(t.grid.all_columns())};
         for (const Program::Axis a : {Program::row, Program::column}) {
-            const std::size_t slots = program.inputs(a).count() + program.most_outputs(a);
+            const std::size_t slots = program.inputs(a).count() + program.max_outputs(a);
             if (slots == 0) continue;
             count_[a] = line[a];
             lines_of_slot_[a] = (count_[a] * element() + sizeof(CacheLine) - 1) / sizeof(CacheLine);
@@ -136,7 +136,7 @@ class LineSums {
   public:
     // lines: of each tensor.
     LineSums(const KernelTable& k, const Program& program, const Program::Pass& pass,
-             std::span<const ParamUpdate> tensors, std::span<TensorLines* const> lines)
+             std::span<const ParamUpdate> tensors, std::span<RowColumnValues* const> lines)
         : k_(k), tensors_(tensors) {
         for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
             const ReductionNode& r = program.reductions[pass.reductions[i]];
@@ -194,11 +194,11 @@ class LineSums {
 
     struct OfTensor {
         Grid grid;
-        TensorLines* lines;
+        RowColumnValues* lines;
         std::int64_t matrices_of_unit = 1, rows_of_block = 1, blocks = 1, width = 1, widths = 1, units = 0, leaves = 1;
         std::vector<std::vector<double>> partial;  // for each sum: those of leaves of rows, or of blocks of columns
 
-        OfTensor(const ParamUpdate& t, TensorLines& of, std::span<const Sum> sums) : grid(t.grid), lines(&of) {
+        OfTensor(const ParamUpdate& t, RowColumnValues& of, std::span<const Sum> sums) : grid(t.grid), lines(&of) {
             if (t.size == 0) return;
             const std::int64_t rows = grid.rows, columns = grid.columns;
             width = std::min(columns, widest_column_block);

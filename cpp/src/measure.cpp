@@ -149,7 +149,7 @@ class Pass {
                 for (std::size_t r = 0; r < count; ++r) std::fill_n(sums[r], reduction_width, start_of(what(r)));
                 std::size_t row = 0;
                 const Leaves::Place end =
-                    leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
+                    leaves_.for_each_chunk(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
                         tensors_[i].compute() == 1 ? add_piece<double>(terms, i, first, m, row, scale, sums)
                                                    : add_piece<float>(terms, i, first, m, row, scale, sums);
                         row = (row + std::size_t(m)) % reduction_width;
@@ -183,7 +183,7 @@ class Pass {
 // Reduces the numbers of the rows or columns of each matrix to one, which each of them gets.
 template <class T>
 void reduce_matrices(const KernelTable& k, const Program& program, const Program::Pass& pass, const Grid& grid,
-                     TensorLines& lines) {
+                     RowColumnValues& lines) {
     for (std::size_t i = 0; i < pass.reductions.size(); ++i) {
         const std::uint16_t number = pass.reductions[i];
         const Reduce what = program.reductions[number].what;
@@ -217,7 +217,7 @@ void measure_program(const Isa& isa, const Program& program, std::span<const Par
                      std::span<const Member> members, StepReport& report) {
     const std::size_t count = program.scalars.size();
     std::vector<double> of_all(program.reductions.size());
-    std::vector<TensorLines*> lines;
+    std::vector<RowColumnValues*> lines;
     for (const Member& m : members) lines.push_back(m.run->lines.empty() ? nullptr : &m.run->lines[m.tensor]);
     const auto run_lines = [&](const Program::Stage& stage) {
         if (!stage.has_lines()) return;
@@ -337,8 +337,8 @@ void ProgramRun::read(std::size_t tensor, const ParamUpdate& t) {
         }
     }
     if (!p.has_lines()) return;
-    TensorLines& own = lines[tensor];
-    own = TensorLines(p, t);
+    RowColumnValues& own = lines[tensor];
+    own = RowColumnValues(p, t);
     for (const Program::Axis axis : {Program::row, Program::column}) {
         const std::vector<std::uint16_t>& states = p.inputs(axis).states;
         for (std::size_t s = 0; s < states.size(); ++s)
@@ -360,7 +360,7 @@ void ProgramRun::write(std::size_t tensor, const ParamUpdate& t) const {
         const Program::Axis axis = p.per[s] == Per::row ? Program::row : Program::column;
         const std::vector<std::uint16_t>& outputs = p.update().lines[axis].outputs;
         const auto at = std::size_t(std::find(outputs.begin(), outputs.end(), result) - outputs.begin());
-        const TensorLines& own = lines[tensor];
+        const RowColumnValues& own = lines[tensor];
         std::memcpy(t.buffer[2 + s], own.at(axis, p.inputs(axis).count() + at), own.bytes(axis));
     }
 }

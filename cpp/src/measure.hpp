@@ -21,7 +21,7 @@ struct ProgramRun {
     double grad_scale = 1.0;
     std::vector<CacheLine> constants[2];  // [0 float, 1 double], of the types that are in use
     std::vector<double> values;           // of the scalars; for each tensor in turn if the program has reductions
-    std::vector<TensorLines> lines;       // of each tensor, if the program has numbers of rows or columns
+    std::vector<RowColumnValues> lines;   // of each tensor, if the program has numbers of rows or columns
 
     const Program& program() const { return *segment->rule->program; }
     const RuleInfo& rule() const { return *segment->rule; }
@@ -49,7 +49,7 @@ void measure(const Isa& isa, std::span<const ParamUpdate> tensors, std::span<Pro
              std::span<const Segment> segments, StepReport& report);
 
 // The same for one tensor whose program needs no other tensor; a small one on the calling thread alone.
-inline bool is_small(const ParamUpdate& t) { return t.size < 2 * least_work; }
+inline bool is_small(const ParamUpdate& t) { return t.size < 2 * min_work; }
 void measure_one(const Isa& isa, const ParamUpdate& t, ProgramRun& run, std::size_t tensor);
 
 }  // namespace adaptk::detail

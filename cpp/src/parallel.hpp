@@ -22,14 +22,14 @@ inline constexpr std::size_t tile = 256;
 
 // With fewer elements for each thread, waking another one costs more time than it saves: some microseconds if it is
 // spinning and some tens if it sleeps. A heavy rule takes 10 us for this many elements in the cache.
-inline constexpr std::int64_t least_work = 32768;
+inline constexpr std::int64_t min_work = 32768;
 
 // The shares of threads begin at multiples of this within a tensor, so that two threads never write the same cache
 // line, and tiles, blocks of formats and rows of accumulators are not divided.
 inline constexpr std::int64_t cut_grain = 1024;
 
 inline int threads_for(std::int64_t elements) {
-    const std::int64_t useful = elements / least_work;
+    const std::int64_t useful = elements / min_work;
     return int(std::clamp<std::int64_t>(useful, 1, num_threads()));
 }
 

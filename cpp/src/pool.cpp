@@ -19,7 +19,7 @@ namespace {
 using Work = void (*)(void* context, int k, int n);
 
 // The threads wait inside this library for as long as the process lives, so it must not be unloaded.
-void stay_loaded() {
+void prevent_unloading() {
     static const char here = 0;
 #if defined(_WIN32)
     HMODULE module = nullptr;
@@ -107,7 +107,7 @@ class Pool {
 void run_in_pool(int threads, Work work, void* context) {
     // Never destroyed: the threads may still run while the process ends.
     static Pool& pool = *[] {
-        stay_loaded();
+        prevent_unloading();
         return new Pool;
     }();
     pool.run(threads, work, context);

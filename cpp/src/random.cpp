@@ -56,7 +56,7 @@ template <class T> T narrowed(double value) {
 template <class T> void store(const RandomTable& k, const T* in, Format format, std::byte* out, std::size_t n) {
     if constexpr (sizeof(T) == 4) {
         if (format == Format::bfloat16 || format == Format::float16) {
-            std::uint16_t encoded[most_random_elements];
+            std::uint16_t encoded[max_random_elements];
             (format == Format::bfloat16 ? k.encode_bfloat16 : k.encode_float16)(in, encoded, n);
             std::memcpy(out, encoded, n * sizeof *encoded);
             return;
@@ -109,7 +109,7 @@ template <class T> void fill_as(const RandomFill& f, Format format, std::byte* d
     share_elements(size, [&](int k, int n) {
         const std::uint64_t from = first_tile + tiles * std::uint64_t(k) / std::uint64_t(n);
         const std::uint64_t to = first_tile + tiles * std::uint64_t(k + 1) / std::uint64_t(n);
-        alignas(64) T scratch[most_random_elements];
+        alignas(64) T scratch[max_random_elements];
         for (std::uint64_t tile = from; tile < to; ++tile) {
             const std::uint64_t begin = std::max(f.offset, tile * whole), stop = std::min(end, (tile + 1) * whole);
             std::byte* const out = data + (begin - f.offset) * bytes;

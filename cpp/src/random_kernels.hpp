@@ -9,7 +9,7 @@ namespace adaptk::detail {
 // The numbers of a stream are in tiles of this many blocks of the generator. If a block gives k numbers, number j of
 // block b of a tile is element 256 j + b of the tile: neighbours in memory are neighbours in a vector.
 inline constexpr std::size_t random_blocks = 256;
-inline constexpr std::size_t most_random_elements = 4 * random_blocks;
+inline constexpr std::size_t max_random_elements = 4 * random_blocks;
 
 struct RandomSource {
     std::uint64_t seed, stream;

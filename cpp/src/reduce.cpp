@@ -55,14 +55,14 @@ class Sums {
         }
         alignas(cache_line) double sums[reduction_width] = {};
         std::size_t phase = 0;
-        const Place end = leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
+        const Place end = leaves_.for_each_chunk(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
             const double factor = what_.factors.empty() ? scale : scale * what_.factors[i];
             if (added != nullptr) add_scaled(k, tensors_[i], first, m, *added);
             add_piece(k, tensors_[i], first, m, phase, factor, sums);
             phase += std::size_t(m);
         });
         sum = Leaves::fold(sums);
-        if (sum == 0.0 && what_.term == Term::square) look_for_vanished(k, place, n);
+        if (sum == 0.0 && what_.term == Term::square) check_underflow(k, place, n);
         return end;
     }
 
@@ -110,9 +110,9 @@ class Sums {
     }
 
     // Squares of other formats underflow only if a group has its own factor.
-    void look_for_vanished(const KernelTable& k, Place place, std::int64_t n) {
+    void check_underflow(const KernelTable& k, Place place, std::int64_t n) {
         if (vanished()) return;
-        leaves_.for_pieces(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
+        leaves_.for_each_chunk(place, n, [&](std::size_t i, std::int64_t first, std::int64_t m) {
             const ParamUpdate& t = tensors_[i];
             if (t.format[what_.buffer] != Format::float64 && what_.factors.empty()) return;
             const std::int64_t begin = first / std::int64_t(tile) * std::int64_t(tile);

@@ -46,9 +46,9 @@ inline std::int64_t leaves_of(std::int64_t elements) {
 // A column is summed in blocks of rows_of_column_block() rows of a matrix. A block is at most this wide.
 inline constexpr std::int64_t widest_column_block = 8 * std::int64_t(reduction_leaf);
 inline std::int64_t rows_of_column_block(std::int64_t rows, std::int64_t columns) {
-    constexpr std::int64_t least_elements = 1 << 18, most_blocks = 64;
+    constexpr std::int64_t min_elements = 1 << 18, max_blocks = 64;
     const std::int64_t width = std::min(columns, widest_column_block);
-    return std::min(rows, std::max((rows + most_blocks - 1) / most_blocks, (least_elements + width - 1) / width));
+    return std::min(rows, std::max((rows + max_blocks - 1) / max_blocks, (min_elements + width - 1) / width));
 }
 
 // One sum for all, each group, each tensor, or each row of each tensor, in their order. An empty scope's sum is 0.

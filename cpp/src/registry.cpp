@@ -90,7 +90,7 @@ template <class R> void idle_steps(const HyperValues& h, double shrink, std::int
     out = R::idle_steps(own_hyper<R>(h), shrink, n);
 }
 
-template <class R> void place_idle(RuleInfo& rule) {
+template <class R> void set_idle_steps(RuleInfo& rule) {
     if constexpr (requires { R::idle; }) {
         rule.idle = R::idle;
         rule.idle_steps = idle_steps<R>;
@@ -149,7 +149,7 @@ template <class R> RuleInfo make_info(std::size_t index) {
     rule.step_use = step_use_of<R>();
     place_look_ahead<R>(rule);
     place_kept_numbers<R>(rule);
-    place_idle<R>(rule);
+    set_idle_steps<R>(rule);
     rule.invalid = check<R>;
     if constexpr (row_state<R> < state_count<R>) {
         rule.row_state = row_state<R>;

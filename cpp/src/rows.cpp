@@ -20,7 +20,7 @@ KeptKeys& kept_keys() {
     thread_local KeptKeys kept;
     return kept;
 }
-constexpr std::size_t most_kept = std::size_t{1} << 20;
+constexpr std::size_t max_kept = std::size_t{1} << 20;
 
 // At least n elements with any values: setting them to zero each time would take a tenth of the time of sorting.
 template <class T> T* room(std::vector<T>& v, std::size_t n) {
@@ -43,7 +43,7 @@ RowUpdate::RowUpdate() {
 
 RowUpdate::~RowUpdate() {
     KeptKeys& kept = kept_keys();
-    if (keys_.size() > most_kept || keys_.size() <= kept.keys.size()) return;
+    if (keys_.size() > max_kept || keys_.size() <= kept.keys.size()) return;
     keys_.swap(kept.keys);
     other_.swap(kept.other);
     start_.swap(kept.start);
@@ -85,7 +85,7 @@ std::optional<std::int64_t> RowUpdate::assign(const RowIndex& index, const Slot&
 // Checks the indices, and makes the sorted keys unless rows have no elements. Only the bits of the row are sorted by:
 // positions are in order at the start, and each pass is stable.
 template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices) {
-    constexpr unsigned most_bits = 12;
+    constexpr unsigned max_bits = 12;
     const auto n = std::size_t(index_.count);
     const bool makes_keys = row_size_ > 0;
     std::uint64_t* const keys = makes_keys ? room(keys_, n) : nullptr;
@@ -104,7 +104,7 @@ template <class I> std::optional<std::int64_t> RowUpdate::sort(const I* indices)
         return {};
     }
     const unsigned row_bits = rows_ > 1 ? unsigned(std::bit_width(std::uint64_t(rows_ - 1))) : 1;
-    const unsigned passes = (row_bits + most_bits - 1) / most_bits;
+    const unsigned passes = (row_bits + max_bits - 1) / max_bits;
     const unsigned bits = (row_bits + passes - 1) / passes;
     switch (passes) {
     case 1: return sort_in<1>(indices, bits);
@@ -182,14 +182,14 @@ namespace {
 // 12 to 48 values.
 constexpr std::size_t rows_ahead = 8, values_ahead = 48;
 // The most bytes that are prefetched of one row at once.
-constexpr std::size_t most_asked = 512;
+constexpr std::size_t max_prefetched = 512;
 // Rows of at most this many elements are gathered into a tile, over which the kernel runs once.
-constexpr std::int64_t most_gathered = 8;
+constexpr std::int64_t max_gathered = 8;
 
 // Prefetches all lines of a row. NumPy's large arrays begin 16 bytes after the start of a line, so a row takes one line
 // more. Functions that only prefetch must be inline: GCC counts no prefetch as an effect, and removes calls of
 // functions without effects.
-ADAPTK_HD void ask_for(const std::byte* row, std::size_t bytes) {
+ADAPTK_HD void prefetch_lines(const std::byte* row, std::size_t bytes) {
     const std::size_t before = reinterpret_cast<std::uintptr_t>(row) % cache_line;
     prefetch<CacheLevel::second>(row - before, 0, before + bytes);
 }
@@ -252,7 +252,7 @@ template <class T> class RowRun {
 
     // Columns [c0, c1) of rows begin ... end - 1 of those that have values.
     void step(const RowKernel& kernel, std::size_t begin, std::size_t end, std::int64_t c0, std::int64_t c1) const {
-        if (r_.row_size() <= most_gathered && t_.row_buffer == 0) {
+        if (r_.row_size() <= max_gathered && t_.row_buffer == 0) {
             step_gathered(kernel, begin, end);
             return;
         }
@@ -261,7 +261,7 @@ template <class T> class RowRun {
             return;
         }
         alignas(cache_line) T scratch[max_buffers][tile];
-        const std::size_t row_bytes = std::min(std::size_t(c1 - c0) * sizeof(T), most_asked);
+        const std::size_t row_bytes = std::min(std::size_t(c1 - c0) * sizeof(T), max_prefetched);
         for (std::size_t i = begin; i < end; ++i) {
             ask(i, end, c0, row_bytes);
             const std::int64_t row = r_.row(i);
@@ -278,7 +278,7 @@ template <class T> class RowRun {
                 void* work[max_buffers] = {};
                 load(work, scratch, row, c, n);
                 work[1] = const_cast<T*>(sum_of_row(k_, r_, i, c, n, scratch[1]));
-                bring_up(missed, work, n);
+                apply_missed(missed, work, n);
                 kernel.kernel(kernel.coefficients, work, n);
                 store(scratch, row, c, n);
                 c += std::int64_t(n);
@@ -310,7 +310,7 @@ template <class T> class RowRun {
                 const auto n = std::size_t(std::min(r_.row_size() - c, std::int64_t(tile)));
                 void* work[max_buffers] = {};
                 load(work, scratch, row, c, n);
-                bring_up(missed, work, n);
+                apply_missed(missed, work, n);
                 store(scratch, row, c, n);
             }
         }
@@ -355,7 +355,7 @@ template <class T> class RowRun {
         if (size <= std::int64_t(tile)) {
             load(work, scratch, row, 0, std::size_t(size));
             work[1] = const_cast<T*>(grad(0, std::size_t(size), scratch[1]));
-            bring_up(missed, work, std::size_t(size));
+            apply_missed(missed, work, std::size_t(size));
             kernel.kernel(kernel.coefficients, work, std::size_t(size));
             store(scratch, row, 0, std::size_t(size));
             return;
@@ -370,7 +370,7 @@ template <class T> class RowRun {
         for (std::int64_t c = 0; c < size; c += std::int64_t(tile)) {
             load(work, scratch, row, c, part(c));
             work[1] = const_cast<T*>(grad(c, part(c), scratch[1]));
-            bring_up(missed, work, part(c));
+            apply_missed(missed, work, part(c));
             if (c == 0) {
                 factor = kernel.row_wise->factor(kernel.coefficients, sum / double(size), work[t_.row_buffer]);
                 // The row's number is updated once.
@@ -392,7 +392,7 @@ template <class T> class RowRun {
         const std::size_t number = t_.row_buffer == 0 ? max_buffers : t_.row_buffer;
         const T* const values = static_cast<const T*>(r_.values().data) + c0;
         const std::int64_t row_size = r_.row_size();
-        const std::size_t row_bytes = std::min(n * sizeof(T), most_asked), occurrences = r_.occurrences();
+        const std::size_t row_bytes = std::min(n * sizeof(T), max_prefetched), occurrences = r_.occurrences();
         const auto at_occurrence = [&](std::size_t o) { return values + r_.place(o) * row_size; };
         const auto add = adder<T>(k_, n);
         const auto sum_leaf = [&](std::size_t o, std::size_t last, T* to) {
@@ -406,15 +406,15 @@ template <class T> class RowRun {
                 for (std::size_t b = 0; b < buffers_; ++b) {
                     if (b == 1) continue;
                     if (b == number) {
-                        ask_for(reinterpret_cast<const std::byte*>(base[b] + row), sizeof(T));
+                        prefetch_lines(reinterpret_cast<const std::byte*>(base[b] + row), sizeof(T));
                     } else {
-                        ask_for(reinterpret_cast<const std::byte*>(base[b] + element), row_bytes);
+                        prefetch_lines(reinterpret_cast<const std::byte*>(base[b] + element), row_bytes);
                     }
                 }
             }
             const std::size_t last = r_.first(i + 1);
             for (std::size_t o = first + values_ahead; o < last + values_ahead && o < occurrences; ++o)
-                ask_for(reinterpret_cast<const std::byte*>(at_occurrence(o)), row_bytes);
+                prefetch_lines(reinterpret_cast<const std::byte*>(at_occurrence(o)), row_bytes);
             void* work[max_buffers] = {};
             const std::int64_t row = r_.row(i), element = row * row_size;
             for (std::size_t b = 0; b < buffers_; ++b)
@@ -452,7 +452,7 @@ template <class T> class RowRun {
                     std::memcpy(to, from, n * sizeof(T));
                     work[b] = to;
                 }
-                bring_up(missed_steps(kernel.segment, row, kernel.segment.step - 1), work, n);
+                apply_missed(missed_steps(kernel.segment, row, kernel.segment.step - 1), work, n);
             }
             void* work[max_buffers] = {};
             for (std::size_t b = 0; b < buffers_; ++b) work[b] = scratch[b];
@@ -477,11 +477,11 @@ template <class T> class RowRun {
         if (i + rows_ahead < end) {
             const std::int64_t row = r_.row(i + rows_ahead);
             for (std::size_t b = 0; b < buffers_; ++b)
-                if (b != 1) ask_for(at(t_, b, row * of_row_[b] + c0), is_number(b) ? sizeof(T) : row_bytes);
+                if (b != 1) prefetch_lines(at(t_, b, row * of_row_[b] + c0), is_number(b) ? sizeof(T) : row_bytes);
         }
         for (std::size_t o = r_.first(i); o < r_.first(i + 1); ++o)
             if (o + values_ahead < r_.occurrences())
-                ask_for(at(r_.values(), r_.place(o + values_ahead) * r_.row_size() + c0), row_bytes);
+                prefetch_lines(at(r_.values(), r_.place(o + values_ahead) * r_.row_size() + c0), row_bytes);
     }
 
     IdleSteps missed_steps(const Segment& segment, std::int64_t row, std::int64_t steps) const {
@@ -493,7 +493,7 @@ template <class T> class RowRun {
         rule.idle_steps(segment.hyper, 1.0 - decay, steps - r_.last_step[row], out);
         return out;
     }
-    void bring_up(const IdleSteps& missed, void* const* work, std::size_t n) const {
+    void apply_missed(const IdleSteps& missed, void* const* work, std::size_t n) const {
         if (r_.mode != SparseMode::catch_up) return;
         T* const p = static_cast<T*>(work[0]);
         if (const T factor = T(missed.param); factor != T(1))
@@ -638,8 +638,8 @@ void run_row_probe(const ParamUpdate& t, std::size_t written, std::span<const st
         for (std::size_t i = cut(thread), end = cut(thread + 1); i < end; ++i) {
             if (i + rows_ahead < end)
                 for (std::size_t b = 0; b < written; ++b)
-                    ask_for(at(t, b == 0 ? 0 : 1 + b, rows[i + rows_ahead] * row_size),
-                            std::min(n * sizeof(float), most_asked));
+                    prefetch_lines(at(t, b == 0 ? 0 : 1 + b, rows[i + rows_ahead] * row_size),
+                                   std::min(n * sizeof(float), max_prefetched));
             std::size_t v = given * i / count;
             const float* grad = values.data() + v * n;
             if (const std::size_t last = given * (i + 1) / count; last - v > 1) {

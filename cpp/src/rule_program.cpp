@@ -80,7 +80,7 @@ class Compiler {
             settle();
         }
         // The rest are cycles, such as two states that are exchanged.
-        for (settle(); const int slot = first_unsettled(); settle()) {
+        for (settle(); const int slot = first_pending(); settle()) {
             const int old = slot - 1;
             const int scratch = take_scratch();
             emit(Opcode::load, old);
@@ -470,7 +470,7 @@ class Compiler {
         }
     }
     // One more than a slot of the param or a state that does not have its result yet. 0: all have.
-    int first_unsettled() const {
+    int first_pending() const {
         for (const Node& n : nodes_)
             if (!n.results.empty()) return n.results[0] + 1;
         return 0;
@@ -1056,7 +1056,7 @@ std::string Program::compile_passes() {
     return {};
 }
 
-std::size_t Program::most_outputs(Axis axis) const {
+std::size_t Program::max_outputs(Axis axis) const {
     std::size_t most = update_.lines[axis].outputs.size();
     for (const Pass& p : passes_) most = std::max(most, p.lines[axis].outputs.size());
     return most;
@@ -1182,8 +1182,8 @@ void Program::own_constants(const Isa& isa, int type, const double* values, std:
     expand({number, own_constants_}, block, type, out.data());
 }
 
-void Program::carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
-                       std::span<const double> reduced) const {
+void Program::update_carried(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
+                             std::span<const double> reduced) const {
     if (carried.empty()) return;
     double values[max_scalar_nodes] = {};
     for (std::size_t i = 0; i < scalars.size(); ++i)

@@ -107,15 +107,15 @@ class Program {
     // The code for these hyperparameters, without products with a factor of 1.
     const Compiled& code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Stage& stage) const;
     // Sets the carried hyperparameters after step t. `reduced`: the reductions over all tensors.
-    ADAPTK_INTERNAL_API void carry_on(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
-                                      std::span<const double> reduced = {}) const;
+    ADAPTK_INTERNAL_API void update_carried(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
+                                            std::span<const double> reduced = {}) const;
     std::size_t constant_count() const { return common_constants + constants_.size() - own_constants_; }
     std::size_t own_constant_count() const { return own_constants_; }
     std::span<const Pass> passes() const { return passes_; }
     const Stage& update() const { return update_; }
     const Inputs& inputs(Axis axis) const { return inputs_[axis]; }
     // The largest number of outputs of lines in a stage.
-    std::size_t most_outputs(Axis axis) const;
+    std::size_t max_outputs(Axis axis) const;
     std::size_t last_phase() const { return phase_of_scalar_.empty() ? 0 : phase_of_scalar_.back(); }
     std::size_t element_states() const;
     // Whether a step has passes over whole tensors before the update.

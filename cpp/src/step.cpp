@@ -26,8 +26,8 @@ constexpr std::int64_t tiles_ahead = 8;
 // Calls visit(tensor index, first element, elements) for the pieces of tensors in [begin, end) of the flat index space,
 // which is all tensors end to end.
 template <class Visit>
-void for_pieces(std::span<const ParamUpdate> tensors, std::int64_t begin, std::int64_t end, std::size_t tensor,
-                std::int64_t offset, Visit&& visit) {
+void for_each_chunk(std::span<const ParamUpdate> tensors, std::int64_t begin, std::int64_t end, std::size_t tensor,
+                    std::int64_t offset, Visit&& visit) {
     for (; tensor < tensors.size() && offset < end; ++tensor) {
         const std::int64_t size = tensors[tensor].size;
         const std::int64_t first = std::max<std::int64_t>(begin - offset, 0);
@@ -92,9 +92,9 @@ struct EpilogueRun {
     // Elements first ... first + n - 1; `first` begins a tile.
     template <class T> void run(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
         if (options.zero_grad) std::memset(at(t, 1, first), 0, storage_bytes(t.grad(), n));
-        write_beside<T>(t, first, n);
+        write_epilogues<T>(t, first, n);
     }
-    template <class T> void write_beside(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
+    template <class T> void write_epilogues(const ParamUpdate& t, std::int64_t first, std::int64_t n) const {
         if (epilogue == nullptr || (epilogue->copy.data == nullptr && epilogue->average.data == nullptr)) return;
         const bool in_place = t.param() == native_format<T> && aligned(t.buffer[0], sizeof(T));
         for (std::int64_t done = 0; done < n; done += std::int64_t(tile)) {
@@ -245,7 +245,7 @@ std::int64_t run_stored(const KernelTable& k, const StoredStep& step, const void
 }
 
 // The number of elements for which operands of rows and columns are laid out at once.
-template <class T> constexpr std::size_t beside_block = 4096 / sizeof(T);
+template <class T> constexpr std::size_t operand_block = 4096 / sizeof(T);
 
 // Runs a kernel over part of a tensor. `after`, `grad` and `beside` are those of run_tiles.
 template <class T>
@@ -270,9 +270,9 @@ void run_piece(const KernelTable& k, StepKernel kernel, const StoredStep& stored
         return;
     }
     if (beside != nullptr) {
-        alignas(cache_line) T lines[max_operands][beside_block<T>];
-        for (std::int64_t done = 0; done < n; done += std::int64_t(beside_block<T>)) {
-            const auto m = std::size_t(std::min(n - done, std::int64_t(beside_block<T>)));
+        alignas(cache_line) T lines[max_operands][operand_block<T>];
+        for (std::int64_t done = 0; done < n; done += std::int64_t(operand_block<T>)) {
+            const auto m = std::size_t(std::min(n - done, std::int64_t(operand_block<T>)));
             void* work[max_buffers + max_operands];
             for (std::size_t b = 0; b < buffers; ++b) work[b] = static_cast<T*>(t.buffer[b]) + first + done;
             beside->put(first + done, m, lines, work + buffers);
@@ -377,7 +377,7 @@ template <class Run> void share_out(std::span<const ParamUpdate> tensors, std::i
     in_parallel(threads_for(total), [&](int thread, int threads) {
         const Cut begin = cut_at(tensors, total, thread, threads);
         const Cut end = cut_at(tensors, total, thread + 1, threads);
-        for_pieces(tensors, begin.at, end.at, begin.tensor, begin.offset, make_run());
+        for_each_chunk(tensors, begin.at, end.at, begin.tensor, begin.offset, make_run());
     });
 }
 
@@ -594,7 +594,7 @@ StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segmen
     return report;
 }
 
-void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim, const std::int64_t* shape) {
+void set_shape(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim, const std::int64_t* shape) {
     for (std::size_t s = 0; s < rule.states.size(); ++s) update.per[s] = rule.states[s].per;
     if (rule.is_row_wise()) {
         update.row_buffer = 2 + rule.row_state;
@@ -616,9 +616,9 @@ void run_epilogues(std::span<const ParamUpdate> tensors, const StepOptions& opti
         return [&](std::size_t i, std::int64_t first, std::int64_t n) {
             const EpilogueRun run(k, options, i, total);
             if (tensors[i].compute() == 1) {
-                run.write_beside<double>(tensors[i], first, n);
+                run.write_epilogues<double>(tensors[i], first, n);
             } else {
-                run.write_beside<float>(tensors[i], first, n);
+                run.write_epilogues<float>(tensors[i], first, n);
             }
         };
     });

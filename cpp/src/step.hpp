@@ -85,8 +85,8 @@ struct ParamUpdate {
 };
 
 // Sets what the rule needs to know about the shape.
-ADAPTK_INTERNAL_API void look_at(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim,
-                                 const std::int64_t* shape);
+ADAPTK_INTERNAL_API void set_shape(ParamUpdate& update, const RuleInfo& rule, std::int32_t ndim,
+                                   const std::int64_t* shape);
 
 // A number in device memory.
 struct DeviceScalar {
@@ -148,7 +148,7 @@ struct StepOptions {
 
     bool needs_norm() const { return clip_norm >= 0.0 || skip_nonfinite || want_norm; }
     // Applies a known norm to the options, which then need none. True if the step is to be skipped.
-    bool go_by(const StepReport& norm) {
+    bool apply_known_norm(const StepReport& norm) {
         if (skip_nonfinite && !norm.finite) return true;
         clipped_by = clip_factor(norm.grad_norm);
         clip_norm = -1.0;

@@ -127,7 +127,7 @@ std::optional<std::uint32_t> StepPlan::find_other_device() const {
     return {};
 }
 
-bool StepPlan::watches_these() const {
+bool StepPlan::index_covers_step() const {
     if (watch_ == Watch::all) return true;
     std::size_t n = 0;
     for (const DeviceShare& s : shares_) n += s.tensors.size();
@@ -141,7 +141,7 @@ bool StepPlan::watches_these() const {
 }
 
 std::optional<Overlap> StepPlan::index() {
-    if (indexed_ && watches_these()) return {};
+    if (indexed_ && index_covers_step()) return {};
     std::vector<Extent> extents;
     std::vector<std::uint32_t> watched;
     const auto add = [&](std::size_t i) { add_extents(extents, updates_[i], i, rule(tensors_[i].group).buffers()); };
@@ -379,10 +379,11 @@ void StepPlan::count() {
         const Program* const program = g.rule->program;
         if (program == nullptr) continue;
         if (!program->carries_measured()) {
-            program->carry_on(*g.rule, g.hyper, taken_);
+            program->update_carried(*g.rule, g.hyper, taken_);
             continue;
         }
-        if (const auto* const reduced = measured_by(program)) program->carry_on(*g.rule, g.hyper, taken_, *reduced);
+        if (const auto* const reduced = measured_by(program))
+            program->update_carried(*g.rule, g.hyper, taken_, *reduced);
     }
 }
 
@@ -419,7 +420,7 @@ DeviceState& StepPlan::device_state(int device) {
     return *other;
 }
 
-void StepPlan::look_for_captures() {
+void StepPlan::query_captures() {
     for (DeviceShare& s : shares_)
         if (s.device.cuda) s.capturing = device_state(s.device.id).capturing(s.stream);
 }
@@ -494,12 +495,12 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
     StepOptions options = given;
     outcome.report.has_norm = options.needs_norm();  // without tensors it is 0
     measured_.clear();
-    if (shares_.size() > 1) refuse_sums_over_devices();
+    if (shares_.size() > 1) check_reductions_on_one_device();
     // The norm if one device cannot compute it alone, or if it is known.
     if (options.needs_norm() && on_cuda() && (shares_.size() > 1 || options.has_norm)) {
         outcome.report = options.has_norm ? report_of_known_norm(shares_[0].segments, options)
                                           : norm_over_devices(options.grad_scale);
-        outcome.report.skipped = options.go_by(outcome.report);
+        outcome.report.skipped = options.apply_known_norm(outcome.report);
         if (outcome.report.skipped) {
             if (options.zero_grad)
                 for (DeviceShare& s : shares_) zero_grads_of(s);
@@ -522,7 +523,7 @@ Outcome StepPlan::run(const StepOptions& given, std::span<const DeviceHyperOfGro
 }
 
 // Rows catch up by the host's count of steps, which is moved to the device and stays there.
-void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
+void StepPlan::check_can_catch_up(const DeviceShare& share) const {
     for (const std::uint32_t i : share.tensors) {
         const RowUpdate* const rows = updates_[i].rows;
         if (rows == nullptr || rows->mode != SparseMode::catch_up) continue;
@@ -535,7 +536,7 @@ void StepPlan::refuse_to_catch_up(const DeviceShare& share) const {
 }
 
 // A reduction over all params is one tree, which must be on one device.
-void StepPlan::refuse_sums_over_devices() const {
+void StepPlan::check_reductions_on_one_device() const {
     for (const Group& g : groups_) {
         if (g.rule->program == nullptr || !g.rule->program->measures_all()) continue;
         CudaFailure refused;
@@ -550,7 +551,7 @@ std::shared_ptr<Report> StepPlan::run_on_device(DeviceShare& share, const StepOp
     DeviceState& state = device_state(share.device.id);
     // Only the device knows whether a step was skipped, so from then on only the device knows the counts of steps.
     if (counts_ == Counts::plan && options.skip_nonfinite && !state.counts_here()) {
-        refuse_to_catch_up(share);
+        check_can_catch_up(share);
         count_on_device();
     }
     std::vector<DeviceHyper> of_segments;
@@ -641,7 +642,7 @@ void StepPlan::look_ahead(std::span<const double> factor_of_group, void* stream)
     ahead_ = true;
 }
 
-void StepPlan::look_back(std::span<void* const> params, void* stream) {
+void StepPlan::undo_look_ahead(std::span<void* const> params, void* stream) {
     if (!std::exchange(ahead_, false)) return;
     if (!tensors_.empty() && tensors_[0].device.cuda) {
         device_state(tensors_[0].device.id).restore(stream, params);

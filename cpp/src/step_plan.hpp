@@ -53,7 +53,7 @@ struct Outcome {
 struct DeviceShare {
     Device device;
     void* stream = nullptr;  // set it before run()
-    bool capturing = false;  // the stream is captured in a graph, as look_for_captures() found
+    bool capturing = false;  // the stream is captured in a graph, as query_captures() found
     std::vector<std::uint32_t> tensors;
     std::vector<Segment> segments;
     std::vector<std::uint32_t> group_of;  // of each segment
@@ -175,11 +175,11 @@ class StepPlan {
     // Checks gradients for overlap with the memory that is written and, if they are set to zero, with one another.
     ADAPTK_INTERNAL_API std::optional<Overlap> check(bool zero_grad = false);
     // Asks each share's stream whether it is captured in a graph.
-    ADAPTK_INTERNAL_API void look_for_captures();
+    ADAPTK_INTERNAL_API void query_captures();
     ADAPTK_INTERNAL_API DeviceState& device_state(int device);
 
     // Runs the step completely or, except after errors of a device, not at all. Throws CudaFailure, NoCuda,
-    // NoPlaceForReport, std::bad_alloc.
+    // NoReportSlot, std::bad_alloc.
     ADAPTK_INTERNAL_API Outcome run(const StepOptions& options, std::span<const DeviceHyperOfGroup> hypers = {});
     // Counts one more step of the tensors that took part and of the plan.
     ADAPTK_INTERNAL_API void count();
@@ -214,10 +214,10 @@ class StepPlan {
 
     // ---- a look-ahead
 
-    // p <- p + factor of its group * the rule's state, for every tensor of a single device, until look_back().
+    // p <- p + factor of its group * the rule's state, for every tensor of a single device, until undo_look_ahead().
     ADAPTK_INTERNAL_API void look_ahead(std::span<const double> factor_of_group, void* stream);
     // Restores the params, each at its present address; null: it is not restored.
-    ADAPTK_INTERNAL_API void look_back(std::span<void* const> params, void* stream);
+    ADAPTK_INTERNAL_API void undo_look_ahead(std::span<void* const> params, void* stream);
     bool is_ahead() const { return ahead_; }
 
   private:
@@ -276,7 +276,7 @@ class StepPlan {
                                           const DeviceScalar& device_step);
     ADAPTK_INTERNAL_API void open_segment(DeviceShare& share, std::size_t i, const ContinuedStep& step);
     static Overlap describe(const Clash& clash, std::span<const ParamUpdate> updates);
-    bool watches_these() const;
+    bool index_covers_step() const;
     void count_on_device();
     std::span<const ParamUpdate> updates_of(const DeviceShare& share);
     std::span<const Epilogue> epilogues_of(const DeviceShare& share);
@@ -284,8 +284,8 @@ class StepPlan {
     void run_other_epilogues(StepOptions options);
     std::optional<Overlap> check_epilogues(bool zero_grad);
     StepReport norm_over_devices(double grad_scale);
-    void refuse_to_catch_up(const DeviceShare& share) const;
-    void refuse_sums_over_devices() const;
+    void check_can_catch_up(const DeviceShare& share) const;
+    void check_reductions_on_one_device() const;
     std::shared_ptr<Report> run_on_device(DeviceShare& share, const StepOptions& options,
                                           std::span<const DeviceHyperOfGroup> hypers);
 };

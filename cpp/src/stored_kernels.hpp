@@ -61,7 +61,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
 
     // Prefetches the part at this distance, in as few instructions as possible: the more instructions lie between two
     // parts, the less of the next one is executed while divisions of this one run.
-    template <size_t Bytes> ADAPTK_HD static void ask_for_memory(const void* p) {
+    template <size_t Bytes> ADAPTK_HD static void prefetch_ahead(const void* p) {
         prefetch<CacheLevel::second>(p, stored_ahead * Bytes, stored_part * Bytes);
     }
 
@@ -71,16 +71,16 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         switch (b.as) {
         case StoredAs::float32: {
             auto* const x = static_cast<float*>(b.data) + at;
-            ask_for_memory<4>(x);
+            prefetch_ahead<4>(x);
             return x;
         }
         case StoredAs::bfloat16:
         case StoredAs::bfloat16_sr:
-            ask_for_memory<2>(half);
+            prefetch_ahead<2>(half);
             for (size_t i = 0; i < stored_part; i += pair) decode_pair(half + i, scratch + i);
             break;
         case StoredAs::float16:
-            ask_for_memory<2>(half);
+            prefetch_ahead<2>(half);
             decode_vectors<Float16>(half, scratch, stored_part);
             break;
         default: decode_other(b, at, scratch, stored_part);
@@ -115,8 +115,8 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
         if (param().as != StoredAs::remainder16) return decode_part(param(), at, scratch);
         const auto* const half = static_cast<const std::uint16_t*>(param().data) + at;
         const std::int16_t* const beside = lost(at);
-        ask_for_memory<2>(half);
-        ask_for_memory<2>(beside);
+        prefetch_ahead<2>(half);
+        prefetch_ahead<2>(beside);
         for (size_t i = 0; i < stored_part; i += Lanes::count)
             Lanes::store(scratch + i,
                          BFloat16Remainder16::decode<Lanes>(Lanes::load(half + i), Lanes::load(beside + i)));
@@ -244,7 +244,7 @@ template <class R, size_t... I> struct StoredRule<R, std::index_sequence<I...>> 
             const Lanes::F scales[arrays] = {Lanes::all(*scale(I, at))...};
             const auto encoders = std::make_tuple(Encoder<I>(state(I), factors[I])...);
             for (size_t i = 0; i < stored_block; i += stored_part) {
-                (ask_for_memory<1>(from[I] + i), ...);
+                (prefetch_ahead<1>(from[I] + i), ...);
                 float* const p = decode_param(at + i, params);
                 const float* const g = decode_grad(at + i, p, grads);
                 for (size_t k = i; k < i + stored_part; k += 4 * Lanes::count) {

@@ -122,13 +122,13 @@ inline bool is_state_format(Format state, Format param) {
 }
 
 // The layout of the param, or a 1-D array if elements are packed.
-inline bool state_lies_beside(const TensorView& v, const TensorView& param) {
+inline bool has_state_layout(const TensorView& v, const TensorView& param) {
     if (!is_packed(v.dtype)) return lies_beside(v, param);
     return v.device == param.device && v.ndim == 1 && v.size == stored_count(v.dtype, param.size) && v.c_order;
 }
 
 inline bool is_state_of(const TensorView& v, const TensorView& param) {
-    return is_state_format(v.dtype, param.dtype) && !v.read_only && state_lies_beside(v, param);
+    return is_state_format(v.dtype, param.dtype) && !v.read_only && has_state_layout(v, param);
 }
 
 // How many rows a param has: the length of its first axis, or 1 without axes.

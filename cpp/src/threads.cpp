@@ -29,7 +29,7 @@ int default_threads() {
 #endif
 #if defined(_OPENMP)
     // OMP_NUM_THREADS may be any number.
-    return int(std::clamp<long long>(omp_get_max_threads(), 1, most_threads));
+    return int(std::clamp<long long>(omp_get_max_threads(), 1, max_threads));
 #else
 #if defined(__APPLE__)
     // Only fast cores count: threads have equal shares, and the others would wait for those of the efficient cores.
@@ -37,7 +37,7 @@ int default_threads() {
     std::size_t size = sizeof fast;
     if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &size, nullptr, 0) == 0 && fast > 0) return fast;
 #endif
-    return int(std::clamp<long long>(std::thread::hardware_concurrency(), 1, most_threads));
+    return int(std::clamp<long long>(std::thread::hardware_concurrency(), 1, max_threads));
 #endif
 }
 
@@ -68,8 +68,8 @@ int num_threads() {
 void set_own_threads(int n) { own_threads = n; }
 
 std::string set_num_threads(long long n) {
-    if (n < 1 || n > most_threads)
-        return "the number of threads must be in [1, " + std::to_string(most_threads) + "], got " + std::to_string(n);
+    if (n < 1 || n > max_threads)
+        return "the number of threads must be in [1, " + std::to_string(max_threads) + "], got " + std::to_string(n);
     if (in_forked_child() && n > 1)
         return "a forked child works on one thread, because threads do not survive fork; start the process "
                "with the 'spawn' method instead";

@@ -12,7 +12,7 @@
 
 namespace adaptk::detail {
 
-inline constexpr long long most_threads = 1024;
+inline constexpr long long max_threads = 1024;
 
 ADAPTK_INTERNAL_API int num_threads();
 // Sets num_threads() for the calling thread alone.

@@ -57,7 +57,7 @@ with suppress(ImportError, AttributeError):
     _export._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE.add(_TARGET)
 
 # The largest number of arrays that one call updates: XLA's compile time grows with the cube of their number.
-_MOST_KEPT = 192
+_MAX_KEPT = 192
 # In a packed state, the size of each tensor's part is rounded up to a multiple of this.
 _GRAIN = 16
 
@@ -68,7 +68,7 @@ _NARROW = ("bfloat16", "float16", *_FLOAT8)
 _COMPLEX = ("complex64", "complex128")
 _REAL = "expected float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2"
 _EXPECTED = "expected float32, float64, bfloat16, float16, float8_e4m3fn, float8_e5m2, complex64 or complex128"
-_MOST_STEPS = np.iinfo(np.int32).max
+_MAX_STEPS = np.iinfo(np.int32).max
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -189,7 +189,7 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _call_as_it_is(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
+def _call_unpartitioned(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
     """Params, states and scales after a step; `others` are gradients, the step number and hyperparameters."""
     operands = _alike([*kept, *others])
     call = jax.ffi.ffi_call(
@@ -237,7 +237,7 @@ def _rule_of_call(
     return SdyShardingRule(tuple(mappings), tuple(mappings[: len(kept)]))
 
 
-def _cut_like_params(
+def _partition_like_params(
     fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, mesh: Any, shapes: Any, _: Any
 ) -> Any:
     kept, others = shapes
@@ -245,54 +245,54 @@ def _cut_like_params(
     whole = NamedSharding(mesh, PartitionSpec())
     cuts = [whole if i is None else kept[i].sharding for i in of]
     results, rest = cuts[: len(kept)], cuts[len(kept) :]
-    return mesh, partial(_call_as_it_is, fixed, layout), results, (results, rest)
+    return mesh, partial(_call_unpartitioned, fixed, layout), results, (results, rest)
 
 
-def _results_like_params(
+def _sharding_like_params(
     fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, mesh: Any, shapes: Any, _: Any
 ) -> Any:
     kept, others = shapes
     return [kept[i].sharding for i in _tensor_of(layout, side_of, len(kept), len(others))[: len(kept)]]
 
 
-def _call_of_parts(
+def _call_partitioned(
     fixed: _Fixed, layout: _Layout, side_of: tuple[int, ...], ndims: Any, kept: list[Any], others: list[Any]
 ) -> list[Any]:
-    return _call_as_it_is(fixed, layout, kept, others)
+    return _call_unpartitioned(fixed, layout, kept, others)
 
 
-_partitioned = custom_partitioning(_call_of_parts, static_argnums=(0, 1, 2, 3))
+_partitioned = custom_partitioning(_call_partitioned, static_argnums=(0, 1, 2, 3))
 _partitioned.def_partition(
-    partition=_cut_like_params,
-    infer_sharding_from_operands=_results_like_params,
+    partition=_partition_like_params,
+    infer_sharding_from_operands=_sharding_like_params,
     sharding_rule=_rule_of_call,
     decode_shardings=False,
 )
 
 
-def _is_of_wholes(rule: Rule) -> bool:
+def _needs_whole_tensors(rule: Rule) -> bool:
     """Whether a step needs whole tensors, because the step of a shard is not the shard of the step."""
     return bool(rule.reduces) or any(s.per != "element" for s in rule.states)
 
 
-def _goes_by_element(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
+def _is_elementwise(fixed: _Fixed, layout: _Layout, params: Sequence[Any]) -> bool:
     """Whether a step is element-wise, so that shards can be stepped alone: no norms, blocks or random bits."""
     narrow = fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in params)
-    return not (fixed.packed or narrow or any(layout.formats) or _is_of_wholes(rule_of(fixed.rule)))
+    return not (fixed.packed or narrow or any(layout.formats) or _needs_whole_tensors(rule_of(fixed.rule)))
 
 
 def _call(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
     params = kept[: len(layout.numbers)]
-    as_it_is = partial(_call_as_it_is, fixed, layout)
-    if jax.device_count() == 1 or not _goes_by_element(fixed, layout, params) or _within_shard_map(kept):
-        return as_it_is(kept, others)
+    unpartitioned = partial(_call_unpartitioned, fixed, layout)
+    if jax.device_count() == 1 or not _is_elementwise(fixed, layout, params) or _within_shard_map(kept):
+        return unpartitioned(kept, others)
     ndims = tuple(tuple(x.ndim for x in of) for of in (kept, others))
     call = jax.custom_batching.custom_vmap(partial(_partitioned, fixed, layout, tuple(_split(fixed, params)), ndims))
 
     @call.def_vmap  # type: ignore[untyped-decorator]
     def batched(size: int, in_batched: Any, kept: Any, others: Any) -> Any:
         axes = jax.tree.map(lambda b: 0 if b else None, in_batched)
-        return jax.vmap(as_it_is, in_axes=tuple(axes), axis_size=size)(kept, others), [True] * len(kept)
+        return jax.vmap(unpartitioned, in_axes=tuple(axes), axis_size=size)(kept, others), [True] * len(kept)
 
     return cast("list[Any]", call(kept, others))
 
@@ -324,10 +324,10 @@ def _groups(
     kinds = [(i in without, packed and p.dtype == jnp.float64) for i, p in enumerate(params)]
     groups: list[list[int]] = []
     for kind in ((False, False), (False, True), (True, False), (True, True)):
-        arrays = _MOST_KEPT
+        arrays = _MAX_KEPT
         for i in (i for i, k in enumerate(kinds) if k == kind):
             own = 1 if packed else 1 + len(jax.tree_util.tree_leaves([s[i] for s in states])) + (i in sides)
-            if arrays + own > _MOST_KEPT:
+            if arrays + own > _MAX_KEPT:
                 groups.append([])
                 arrays = 0
             groups[-1].append(i)
@@ -356,7 +356,7 @@ def _step(
     traced: list[Any],
 ) -> tuple[list[Any], list[list[Any]], list[Any], Any]:
     """A step; `sides` are the remainders or compensations of the params that have them."""
-    count = jnp.where(count < _MOST_STEPS, count + 1, count)
+    count = jnp.where(count < _MAX_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
     side = dict(zip(_split(fixed, params), sides, strict=True))
     without = set(fixed.undecayed)
@@ -385,7 +385,7 @@ def _step(
 
 
 _step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3, 4))
-_step_beside = jax.jit(_step, static_argnums=0)
+_step_out_of_place = jax.jit(_step, static_argnums=0)
 
 
 def step_arrays(
@@ -405,12 +405,12 @@ def step_arrays(
     fixed = _Fixed(rule, tuple(float(v) for v in known.values()), are_traced, False, 0, None, undecayed)
     operands = [traced[name] for name in known if name in traced]
     everything = (*params, *(x for s in states for x in s), *grads, count, *operands)
-    run = _step if any(isinstance(x, jax.core.Tracer) for x in everything) else _step_beside
+    run = _step if any(isinstance(x, jax.core.Tracer) for x in everything) else _step_out_of_place
     new, new_states, _, _ = run(fixed, params, states, [], count, grads, operands)
     return new, new_states
 
 
-def carry_on_arrays(rule: str, values: Mapping[str, Any], count: Any, traced: Mapping[str, Any]) -> Any:
+def next_carried_arrays(rule: str, values: Mapping[str, Any], count: Any, traced: Mapping[str, Any]) -> Any:
     """What a rule carries behind a step of :func:`step_arrays`: the halves of a float64 for each number."""
     of = rule_of(rule)
 
@@ -418,7 +418,7 @@ def carry_on_arrays(rule: str, values: Mapping[str, Any], count: Any, traced: Ma
         given = [np.asarray(x) for x in numbers]
         wide = [float(x.view(np.float64)[0] if x.dtype == np.uint32 else x) for x in given]
         known = {**of.defaults(), **values, **dict(zip(traced, wide, strict=True))}
-        new = _core.carry_on(rule, [float(known[h.name]) for h in of.hyperparameters], int(step) + 1)
+        new = _core.next_carried(rule, [float(known[h.name]) for h in of.hyperparameters], int(step) + 1)
         return _halves(np.array([new[c] for c in of.carried]))
 
     if not any(isinstance(x, jax.core.Tracer) for x in (count, *traced.values())):
@@ -502,7 +502,7 @@ class _Carried(Schedule):
             lr = self._values["lr"]
             now = {**self._values, "lr": lr(step) if callable(lr) else lr, **carried}
             values = [float(now[h.name]) for h in self._rule.hyperparameters]
-            carried = _core.carry_on(self._rule.key, values, step)
+            carried = _core.next_carried(self._rule.key, values, step)
             step += 1
         self._last = (step, carried)
         return float(carried[self._name])
@@ -575,13 +575,13 @@ def _parts_of(leaves: Sequence[Any]) -> Parts | None:
     return parts
 
 
-def _taken_apart(leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
+def _split_parts(leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
     if parts is None:
         return list(leaves)
     return [leaves[i] if part is None else (jnp.real, jnp.imag)[part](leaves[i]) for i, part in parts]
 
 
-def _put_together(new: Sequence[Any], leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
+def _join_parts(new: Sequence[Any], leaves: Sequence[Any], parts: Parts | None) -> list[Any]:
     """The leaves after a step, from their stepped parts."""
     if parts is None:
         return list(new)
@@ -733,7 +733,7 @@ def _placed(param: Any) -> Any:
     return sharding
 
 
-def _refuse_parts(name: str) -> NoReturn:
+def _refuse_sharded(name: str) -> NoReturn:
     raise ValueError(
         f"{name}, and params that are cut into parts over several devices; call init and apply within "
         "jax.shard_map, where each part has blocks and random bits of its own"
@@ -849,7 +849,7 @@ class _Steps:
                 f"{rule.name}: it reduces all tensors to one number, and a call of XLA has a part of them; "
                 "use its class in adaptk.torch or adaptk"
             )
-        self._carry_on(options)
+        self._schedule_carried(options)
         flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
         self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
         for name in self.traced:
@@ -874,7 +874,7 @@ class _Steps:
         self.initial = rule.initial_states(convention, {**fixed, "lr": 0.0} if "lr" in self.traced else fixed, started)
         self.state_type = _state_type_of(rule)
 
-    def _carry_on(self, options: Mapping[str, Any]) -> None:
+    def _schedule_carried(self, options: Mapping[str, Any]) -> None:
         """Make carried numbers functions of the count, which they are because all other numbers are constants."""
         for name in self.rule.carried:
             if name in options:
@@ -912,7 +912,7 @@ class _Steps:
             start = self._start(s.name, s.initial_from)
             if self.fixed.packed:
                 parts = _parts_of(leaves)
-                arrays = self._packed_arrays(_taken_apart(leaves, parts), self._undecayed(params, tree, parts))
+                arrays = self._packed_arrays(_split_parts(leaves, parts), self._undecayed(params, tree, parts))
                 states.append(tuple(self._start_packed(s, size, dtype, start) for size, dtype in arrays))
             else:
                 states.append(jax.tree_util.tree_unflatten(tree, [self._start_beside(s, p, start) for p in leaves]))
@@ -967,7 +967,7 @@ class _Steps:
             # A copy, because jnp.full_like returns its argument if that is a 0-d array.
             return jnp.array(jnp.full_like(param, start, dtype=name), copy=True)
         if _spread(param) is not None:
-            _refuse_parts(f"state_dtype: {name}")
+            _refuse_sharded(f"state_dtype: {name}")
         return _start_stored(param, self._known(state, start), name)
 
     def _start_packed(self, state: State, size: int, dtype: Any, start: Any) -> Any:
@@ -1021,7 +1021,7 @@ class _Steps:
     def _take(self, params: Any, grads: Any, state: Any, in_place: bool) -> tuple[list[Any], list[Any], Any, Any]:
         leaves, tree = self._own_params(params)
         parts = _parts_of(leaves)
-        if _is_of_wholes(self.rule) and any(map(_is_complex, leaves)):
+        if _needs_whole_tensors(self.rule) and any(map(_is_complex, leaves)):
             raise TypeError(
                 f"params: complex, whose real and imaginary parts are tensors of their own here, and {self.rule.name} "
                 "reduces whole tensors, or their rows and columns, to numbers, such as a norm"
@@ -1041,8 +1041,8 @@ class _Steps:
         count = jnp.asarray(state[0])
         if count.shape != () or not jnp.issubdtype(count.dtype, jnp.integer):
             raise TypeError(f"state.count: {count.dtype} of shape {count.shape}, expected one integer")
-        old = _taken_apart(leaves, parts)
-        gradients = _taken_apart(given, parts)
+        old = _split_parts(leaves, parts)
+        gradients = _split_parts(given, parts)
         of_state: list[list[Any]] = []
         states = []
         for s, tree_of_state in zip(self.rule.states, state[1:], strict=True):
@@ -1050,7 +1050,7 @@ class _Steps:
                 states.append(self._packed_state(f"state.{s.name}", tree_of_state, old, fixed.undecayed))
                 continue
             of_state.append(_state(s, tree_of_state, tree, leaves))
-            states.append(_taken_apart(of_state[-1], parts))
+            states.append(_split_parts(of_state[-1], parts))
         count = count.astype(jnp.int32)
         traced = [
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
@@ -1062,20 +1062,22 @@ class _Steps:
             self._check_once(tree, leaves, whole, sides, [g for g in given if not isinstance(g, np.ndarray)])
         shardings = [_spread(p) for p in old]
         mesh = next((s.mesh for s in shardings if s is not None), None)
-        if _is_of_wholes(self.rule) and (mesh is not None or any(getattr(jax.typeof(p), "vma", ()) for p in leaves)):
+        if _needs_whole_tensors(self.rule) and (
+            mesh is not None or any(getattr(jax.typeof(p), "vma", ()) for p in leaves)
+        ):
             raise ValueError(
                 f"params: cut into parts over several devices, and {self.rule.name} reduces whole tensors, or their "
                 "rows and columns, to numbers, such as a norm"
             )
         run: Callable[..., Any]
         if mesh is None:
-            run = partial(_step if within else _step_in_place if in_place else _step_beside, fixed)
+            run = partial(_step if within else _step_in_place if in_place else _step_out_of_place, fixed)
         elif fixed.packed:
             raise ValueError("packed: the params are cut into parts over several devices; use packed=False")
         elif stored := next((x for s in states for x in s if _is_stored(x)), None):
-            _refuse_parts(f"state_dtype: {stored.format}")
+            _refuse_sharded(f"state_dtype: {stored.format}")
         elif fixed.param_format == "sr" and any(str(p.dtype) in _NARROW for p in old):
-            _refuse_parts("param_format: sr")
+            _refuse_sharded("param_format: sr")
         else:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
             layout = (fixed, mesh, specs, len(states), tuple(_split(fixed, old)), len(traced))
@@ -1084,7 +1086,7 @@ class _Steps:
         trees = [
             tuple(s)
             if fixed.packed
-            else jax.tree_util.tree_unflatten(tree, _put_together(s, of_state[k] if of_state else (), parts))
+            else jax.tree_util.tree_unflatten(tree, _join_parts(s, of_state[k] if of_state else (), parts))
             for k, s in enumerate(new_states)
         ]
         after = self.state_type(count, *trees)
@@ -1093,7 +1095,7 @@ class _Steps:
             for i, x in zip(of_leaves, new_sides, strict=True):
                 beside[i] = x
             after = SplitState(after, jax.tree_util.tree_unflatten(tree, beside))
-        return leaves, _put_together(new, leaves, parts), tree, after
+        return leaves, _join_parts(new, leaves, parts), tree, after
 
     def _check_once(
         self,

@@ -208,7 +208,7 @@ def _groups(params: Any) -> list[dict[str, Any]]:
     return [{"params": params}]
 
 
-def _way_to_make(rule: str) -> str:
+def _how_to_create(rule: str) -> str:
     """How to make the optimizer that a state belongs to."""
     found = RULES.get(rule) or ROW_WISE.get(rule)
     if found is None and rule in catalogue.CLASSES:
@@ -1102,7 +1102,7 @@ class Optimizer:
                 if named is not None and (name := _backend.read_text(named)) != rule.name:
                     raise ValueError(
                         f"state_dict: group {i} was saved by the rule {name!r}, and this optimizer runs {rule.name!r} "
-                        f"there; {_way_to_make(name)}"
+                        f"there; {_how_to_create(name)}"
                     )
             self._in_own_formats(have)
             seed = formats.check_seed(int(have.pop("seed"))) if "seed" in have else self._seed

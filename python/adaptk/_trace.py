@@ -99,8 +99,8 @@ class Trace:
     """The nodes of one rule, without duplicates."""
 
     what: ClassVar[str] = "rule"
-    most_scalars: ClassVar[int] = _MAX_SCALARS
-    most_elements: ClassVar[int] = _MAX_ELEMENTS
+    max_scalars: ClassVar[int] = _MAX_SCALARS
+    max_elements: ClassVar[int] = _MAX_ELEMENTS
     # Whether functions such as the logarithm are operations on elements.
     functions: ClassVar[bool] = False
 
@@ -113,7 +113,7 @@ class Trace:
     kinds: list[str] = field(default_factory=list)
 
     def add(self, element: bool, op: str, a: int = 0, b: int = 0, c: int = 0, value: float = 0.0) -> int:
-        nodes, most = (self.elements, self.most_elements) if element else (self.scalars, self.most_scalars)
+        nodes, most = (self.elements, self.max_elements) if element else (self.scalars, self.max_scalars)
         # Numbers are compared by their bits, because 0.0 and -0.0 differ.
         node = (op, a, b, c, struct.unpack("<q", struct.pack("<d", value))[0])
         if node not in nodes and len(nodes) == most:

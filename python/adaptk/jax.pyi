@@ -2518,7 +2518,7 @@ def rowwise_adagrad(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+    """AdaGrad with one accumulator per row: the sum of the row's mean squared gradients."""
 
 class RowwiseAdamState(NamedTuple):
     count: Any
@@ -2545,4 +2545,4 @@ def rowwise_adam(
     param_format: str | None = ...,
     mask: Any = ...,
 ) -> GradientTransformation:
-    """Adam with one second moment for each row."""
+    """Adam with one second moment per row."""

@@ -218,7 +218,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
                 )  # fmt: skip
         if self._carried is not None:
             known = {**self.rule.defaults(), **values}
-            new = _core.carry_on(self._rule_key, [float(known[h.name]) for h in self.rule.hyperparameters], step)
+            new = _core.next_carried(self._rule_key, [float(known[h.name]) for h in self.rule.hyperparameters], step)
             self._carried.assign(_as_words([new[c] for c in self.rule.carried]))
 
     def _step_in_place(
@@ -249,7 +249,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         import jax
         import jax.numpy as jnp
 
-        from adaptk._jax_step import carry_on_arrays, step_arrays
+        from adaptk._jax_step import next_carried_arrays, step_arrays
 
         undecayed = tuple(i for i, d in enumerate(decayed) if not d)
         count = jnp.asarray(keras.ops.convert_to_tensor(self.iterations), jnp.int32)
@@ -274,7 +274,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             for variable, value in zip(of, now, strict=True):
                 variable.assign(value)
         if self._carried is not None:
-            words = carry_on_arrays(self._rule_key, values, count, traced)
+            words = next_carried_arrays(self._rule_key, values, count, traced)
             self._carried.assign(jax.lax.bitcast_convert_type(words, jnp.int32))
 
     def evaluation_values(self, variables: Sequence[Any]) -> list[Any]:

@@ -2310,7 +2310,7 @@ def rowwise_adagrad(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+    """AdaGrad with one accumulator per row: the sum of the row's mean squared gradients."""
 
 def rowwise_adam(
     param: Buffers,
@@ -2337,4 +2337,4 @@ def rowwise_adam(
     maximize: bool = ...,
     grad_scale: Number = ...,
 ) -> None:
-    """Adam with one second moment for each row."""
+    """Adam with one second moment per row."""

@@ -2311,7 +2311,7 @@ class DoWG(Optimizer):
     ) -> None: ...
 
 class RowWiseAdaGrad(Optimizer):
-    """AdaGrad with one sum for each row: of the means of its squared gradients."""
+    """AdaGrad with one accumulator per row: the sum of the row's mean squared gradients."""
 
     def __init__(
         self,
@@ -2339,7 +2339,7 @@ class RowWiseAdaGrad(Optimizer):
     ) -> None: ...
 
 class RowWiseAdam(Optimizer):
-    """Adam with one second moment for each row."""
+    """Adam with one second moment per row."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ namespace adaptk::test {
 inline std::atomic<long> checks{0};
 inline std::atomic<long> failures{0};
 
-// A wrong kernel fails thousands of checks in the same way.
+// A wrong kernel fails thousands of checks in the same way: print only the first.
 inline constexpr long most_printed = 30;
 
 inline bool record(bool ok, const char* file, int line) {
@@ -27,7 +27,7 @@ inline int finish() {
 
 }  // namespace adaptk::test
 
-// CHECK_THAT(condition, format, values...) says more than the condition's text where it fails.
+// CHECK_THAT(condition, format, values...) prints a message if it fails.
 #define CHECK_THAT(condition, ...)                                                                                     \
     do {                                                                                                               \
         if (!adaptk::test::record(bool(condition), __FILE__, __LINE__) &&                                              \

@@ -1,5 +1,5 @@
-// For the tests of the CUDA part under emulation: lists of tensors that exist twice, for the CPU's step and for the
-// device's.
+// Helpers for tests of the CUDA part under emulation: lists of tensors with two copies, one for the CPU and one for the
+// device.
 #pragma once
 
 #include "check.hpp"
@@ -35,7 +35,7 @@ inline constexpr std::array all_types{
 
 inline bool same(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }
 
-// Memory on a multiple of 16 bytes and `offset` more. AddressSanitizer looks after what lies behind it.
+// Memory aligned to 16 bytes plus `offset`. AddressSanitizer checks accesses beyond its end.
 class Exact {
   public:
     Exact(const std::byte* from, std::size_t bytes, std::size_t offset)
@@ -62,7 +62,7 @@ class Exact {
     std::size_t offset_, bytes_;
 };
 
-// Where buffer b of a tensor begins, in elements after a multiple of 16 bytes.
+// The offset of buffer b of a tensor, in elements after a multiple of 16 bytes.
 inline std::size_t offset_of(std::size_t alignment, std::size_t b, Format type) {
     const std::size_t whole = 16 / size_of(type);
     switch (alignment % 5) {
@@ -74,7 +74,7 @@ inline std::size_t offset_of(std::size_t alignment, std::size_t b, Format type) 
     }
 }
 
-// Numbers to fill tensors with, the same ones for every list.
+// Numbers for the tensors, the same for every list.
 inline const Data& numbers(Types types, Kind kind) {
     static std::map<std::tuple<Format, Format, Kind>, Data> made;
     const std::tuple key{types.param, types.grad, kind};
@@ -168,7 +168,7 @@ class Twins {
         const std::size_t element = size_of(from.type(b));
         const Bytes& all = from.bytes(b, 0);
         Bytes out(size * element);
-        // Longer tensors repeat themselves.
+        // Longer tensors repeat the numbers.
         for (std::size_t done = 0; done < size;) {
             const std::size_t first = random_.below(from.size);
             const std::size_t n = std::min(size - done, from.size - first);
@@ -197,12 +197,12 @@ inline CudaStep step_of(const std::vector<ParamUpdate>& tensors, const std::vect
     return {.device = runtime.current, .stream = nullptr, .tensors = tensors, .segments = segments, .options = options};
 }
 
-// The segments' number of a step in device memory, or not (null).
+// Sets the step number of the segments in device memory; null unsets it.
 inline void set_device_step(std::span<Segment> segments, const void* data, detail::ScalarType type) {
     for (Segment& g : segments) g.device_step = {data, type};
 }
 
-// Memory of a program's own, on the emulated device.
+// Separate memory on the emulated device.
 class DeviceMemory {
   public:
     DeviceMemory(int device, void* stream, std::size_t bytes)
@@ -228,7 +228,7 @@ class DeviceMemory {
     void* memory_ = nullptr;
 };
 
-// A place for one report.
+// Memory for one report.
 class Reported {
   public:
     explicit Reported(int device) {
@@ -261,7 +261,7 @@ inline void check_report(const StepReport& got, const StepReport& wanted, const 
     CHECK_THAT(got.skipped == wanted.skipped, "%s: skipped %d", what.c_str(), int(got.skipped));
 }
 
-// One step on both sides, and all bits compared. `change` sets what else the device's step shall have.
+// One step on both sides; compares all bits. `change` sets further options of the device's step.
 template <class F>
 StepReport step_twins(Twins& t, const StepOptions& options, const std::string& what, const F& change) {
     const auto cpu = t.cpu();

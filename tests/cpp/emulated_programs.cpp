@@ -1,4 +1,4 @@
-// In the place of NVRTC, which does not compile for the host: rules that are made at run time have no kernels here.
+// Replaces NVRTC, which does not compile for the host: rules made at run time have no kernels here.
 #include "run_time.hpp"
 
 namespace adaptk::cuda {

@@ -1,7 +1,7 @@
-// The part of the CUDA runtime that the driver calls, on the host. Work runs where it is put on a stream; what a device
-// would not forgive, and might not notice either, ends the program: memory that is used on one stream while another may
-// still be at work on it, a result that is read before the stream is waited for, a handle of another device. Memory
-// comes from the heap in its exact size and full of garbage, so that sanitizers see what lies outside it.
+// The part of the CUDA runtime that the driver calls, on the host. Work runs when it is launched on a stream. Errors
+// that a device might not notice end the program: races between streams, reading a result before the stream is
+// synchronized, handles of another device. Memory comes from the heap with its exact size and filled with garbage, so
+// that sanitizers find accesses out of bounds.
 #pragma once
 
 #include <algorithm>
@@ -72,7 +72,8 @@ struct cudaPointerAttributes {
 
 namespace adaptk::cuda::emulation {
 
-// How far a stream, an event or the host has seen each stream go: what is not seen may still be under way.
+// A vector clock: the work of each stream that a stream, an event or the host has waited for. Other work may still be
+// running.
 using Seen = std::map<int, long>;
 inline void see(Seen& by, const Seen& other) {
     for (const auto& [stream, n] : other) by[stream] = std::max(by[stream], n);
@@ -85,11 +86,11 @@ using Action = std::function<void()>;
 using cudaEvent_t = struct CUevent_st*;
 struct CUstream_st {
     int device;
-    int number;  // never given twice
+    int number;  // unique
     adaptk::cuda::emulation::Seen seen = {};
     std::vector<adaptk::cuda::emulation::Action> on_wait = {};
-    bool gone = false;  // destroyed: its handle must not be used any more
-    // Under capture, work is kept to be replayed, and what it uses.
+    bool gone = false;  // destroyed: its handle must not be used again
+    // Under capture, work and the memory that it uses are recorded for replays.
     bool capturing = false;
     std::vector<adaptk::cuda::emulation::Action> graph = {};
     std::vector<std::byte*> graph_memory = {};
@@ -99,7 +100,7 @@ struct CUstream_st {
 struct CUevent_st {
     int device;
     adaptk::cuda::emulation::Seen seen;
-    bool captured = false;  // recorded inside a graph, for that graph alone
+    bool captured = false;  // recorded inside a graph, only for that graph
 };
 using cudaStream_t = CUstream_st*;
 
@@ -119,7 +120,7 @@ namespace adaptk::cuda::emulation {
 struct Allocation {
     std::size_t bytes;
     int device;
-    int stream;  // that used it last, and when
+    int stream;  // the last use
     long time;
 };
 
@@ -136,21 +137,21 @@ struct Runtime {
     cudaError_t last = cudaSuccess;
     std::map<const std::byte*, Allocation> memory;
     std::size_t most_filled = std::size_t{1} << 26;  // bytes of an allocation
-    long events = 0;                                 // that exist
+    long events = 0;                                 // live allocations
     Seen host;
     std::map<int, CUstream_st> defaults;
     int streams = 0;
     std::vector<cudaMemPool_t> pools;
-    // Everything that was called, by the name that errors give it.
+    // All calls, by their names in error messages.
     struct Call {
         std::string_view name;
         int device;
         cudaStream_t stream;
     };
     std::vector<Call> calls;
-    // Sees every launch, and says whether it shall run.
+    // Called for every launch; returns whether it should run.
     std::function<bool(const Launch&)> watch;
-    // The call of this name that fails, counted from 1, and what with.
+    // The call of this name that fails, counted from 1, and its error.
     std::string_view failing;
     long fails_in = 0;
     cudaError_t fails_with = cudaErrorMemoryAllocation;
@@ -174,7 +175,7 @@ inline cudaError_t called(std::string_view name, cudaStream_t stream = nullptr) 
     return cudaSuccess;
 }
 
-// Work on a stream.
+// Launches work on a stream.
 inline void put(CUstream_st& s, const Action& action) {
     see(s.seen, runtime.host);
     ++s.seen[s.number];
@@ -185,7 +186,7 @@ inline void put(CUstream_st& s, const Action& action) {
     }
 }
 
-// The memory that an address lies in, which the work that is put next on the stream uses.
+// The allocation of an address, which the next work on the stream uses.
 inline const std::byte* use(CUstream_st& s, const void* address) {
     const auto* p = static_cast<const std::byte*>(address);
     auto found = runtime.memory.upper_bound(p);
@@ -209,7 +210,7 @@ inline const std::byte* use(CUstream_st& s, const void* address) {
     return found->first;
 }
 
-// Device memory may be looked at while this exists: by kernels and copies, never by the driver itself.
+// Device memory may be accessed while this exists: by kernels and copies, never by the driver itself.
 class Access {
   public:
     Access() {
@@ -267,8 +268,8 @@ inline const char* cudaGetErrorString(cudaError_t e) {
     return e == cudaErrorMemoryAllocation ? "out of memory" : "another error";
 }
 
-// The stand-ins return where `called` fails, but for those that give something back: what a test makes them report
-// shall not be what is left over at its end.
+// The functions return if `called` fails, except for those that release something: an error injected by a test must not
+// leave a leak.
 #define EMULATED_CALL(...)                                                                                             \
     using namespace adaptk::cuda::emulation;                                                                           \
     if (const cudaError_t failed = called(__VA_ARGS__); failed != cudaSuccess) return failed
@@ -367,7 +368,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
                                    cudaStream_t stream) {
     EMULATED_CALL("cudaMemcpyAsync", stream);
     CUstream_st& s = stream_of(stream);
-    // Memory of the host is pageable here.
+    // Host memory is pageable here.
     if (s.capturing && kind != cudaMemcpyDeviceToDevice) return runtime.last = cudaErrorStreamCaptureUnsupported;
     const bool found_to = use(s, to) != nullptr;
     const bool found_from = use(s, from) != nullptr;
@@ -406,7 +407,7 @@ inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     using namespace adaptk::cuda::emulation;
     CUstream_st& s = stream_of(stream);
-    // Where waiting fails, what was to be read never comes.
+    // If waiting fails, the result is never available.
     const std::vector<Action> results = std::exchange(s.on_wait, {});
     EMULATED_CALL("cudaStreamSynchronize", stream);
     if (s.capturing) return runtime.last = cudaErrorStreamCaptureUnsupported;

@@ -1,7 +1,7 @@
-// What nvcc knows and the host's compiler does not, so that the latter can compile the kernels and their driver: the
-// words of the language, and launches. A block's threads are fibers on one thread of the host, one block at a time;
-// which of them goes on is left to chance wherever one waits, so that a missing barrier shows. Shared memory is full of
-// garbage when a block begins, and kernels get copies of their parameters.
+// CUDA's keywords, intrinsics and launches for a host compiler, so that it can compile the kernels and their driver.
+// The threads of a block are fibers on one host thread, one block at a time. Whenever one waits, the next one is chosen
+// at random, so that a missing barrier shows. Shared memory is filled with garbage when a block begins, and kernels get
+// copies of their parameters.
 #pragma once
 
 #include "emulated_runtime.hpp"
@@ -24,7 +24,7 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-// In a section of their own, whose bounds the linker knows.
+// In a separate section, whose bounds the linker defines.
 #define __shared__ __attribute__((section("emulated_shared"))) static
 #define __syncthreads() adaptk::cuda::emulation::block.wait(__LINE__)
 
@@ -50,7 +50,7 @@ namespace adaptk::cuda::emulation {
 
 inline constexpr unsigned warp_size = 32;
 inline constexpr unsigned most_threads = 1024;  // of a block
-// Room for the largest arguments of a kernel, 32 KB, in an unoptimized build.
+// Enough for the largest arguments of a kernel, 32 KB, in an unoptimized build.
 inline constexpr std::size_t stack_bytes = std::size_t{3} << 15;
 
 inline std::uint64_t chance = 1;  // may be set to repeat a run
@@ -59,7 +59,7 @@ inline std::size_t below(std::size_t n) {
     return std::size_t((chance >> 33) % n);
 }
 
-// A fiber, or the host's own thread. The context starts it; jumps, which take no system call, do the rest.
+// A fiber, or the host thread. The context starts it; switches are jumps, which need no system call.
 struct Fiber {
     ucontext_t context;
 #if defined(__SANITIZE_ADDRESS__)
@@ -73,7 +73,7 @@ struct Fiber {
     void* fake_stack = nullptr;  // of AddressSanitizer
 };
 
-// Numbers of threads. Sanitizers' builds are not optimised, so what runs at each switch does without std::vector.
+// Thread indices. Builds with sanitizers are not optimised, so the code of each switch avoids std::vector.
 template <unsigned Most> struct Threads {
     unsigned at[Most];
     unsigned size = 0;
@@ -101,7 +101,7 @@ class Block {
         running_ = threads;
         at_barrier_.size = 0;
         while (running_ > 0) {
-            // Threads that have returned count as having come to the barrier.
+            // Threads that have returned count as arrived at the barrier.
             if (ready_.size == 0 && at_barrier_.size == running_) ready_.move_from(at_barrier_);
             if (ready_.size == 0)
                 give_up("block %u: %u threads are left, %u of them at a barrier, the others at shuffles that not all "
@@ -120,13 +120,13 @@ class Block {
         pause();
     }
 
-    // A shuffle: every lane brings a value and takes that of another.
+    // A shuffle: every lane contributes a value and receives that of another.
     template <class T> T shuffle(unsigned mask, T value, unsigned from, int kind) {
         static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(std::uint64_t));
         if (mask != ~0u) give_up("a shuffle of less than a warp");
         const unsigned lane = threadIdx.x % warp_size;
         Warp& w = warps_[threadIdx.x / warp_size];
-        // Two rounds at most are under way: nobody is at the next but one before all have come to the next.
+        // At most two rounds are active: no lane can reach the second next round before all have reached the next.
         Round& r = w.rounds[w.shuffles[lane]++ % 2];
         if (r.waiting.size == 0) r.kind = kind;
         if (r.kind != kind) give_up("lanes of a warp take part in different shuffles");
@@ -154,7 +154,7 @@ class Block {
         }
     };
 
-    // Lets another thread go on, until this one's turn comes.
+    // Switches to another thread until this one is scheduled again.
     void pause() {
         const unsigned self = threadIdx.x;
         Fiber& to = ready_.size == 0 ? host_ : next();
@@ -171,7 +171,8 @@ class Block {
     }
 
 #if defined(__SANITIZE_ADDRESS__)
-    // The C library's jumps and swapcontext() are AddressSanitizer's: it clears what it notes of a whole stack at each.
+    // AddressSanitizer intercepts the C library's jumps and swapcontext(), and clears the shadow of the whole stack at
+    // each.
     __attribute__((noinline, no_sanitize("address"))) static void leave(Fiber& to) { __builtin_longjmp(to.jump, 1); }
     __attribute__((noinline, no_sanitize("address")))
 #else
@@ -195,7 +196,7 @@ class Block {
 #endif
     }
 
-    // AddressSanitizer is told where the stack is that has been left: for the host's own, nobody else knows.
+    // AddressSanitizer reports the bounds of the previous stack, the only source for the host's own.
     void arrived([[maybe_unused]] void* fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
         const void* stack = nullptr;
@@ -204,7 +205,7 @@ class Block {
 #endif
     }
 
-    // A fiber's life: a thread of one block after the other.
+    // The loop of a fiber: it runs a thread of one block after the other.
     static void live();
 
     void add_fiber() {
@@ -246,7 +247,7 @@ inline void Block::live() {
     }
 }
 
-// Of a grid's blocks, those that are run: a test may choose a few of very many.
+// The blocks of a grid to run: a test may choose a few of very many.
 struct Window {
     unsigned first = 0;
     unsigned count = ~0u;
@@ -274,7 +275,7 @@ cudaError_t launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStr
     static_assert(std::is_trivially_copyable_v<P> && sizeof(P) <= 32764);
     const auto copy = std::make_shared<const P>(parameters);
     CUstream_st& s = stream_of(stream);
-    // The addresses that the parameters begin with. What follows them may be left unset.
+    // The addresses at the beginning of the parameters. Later members may be unset.
     for (std::size_t i = 0; i + sizeof(void*) <= std::min<std::size_t>(sizeof(P), 40); i += sizeof(void*)) {
         const void* address = nullptr;
         std::memcpy(&address, reinterpret_cast<const std::byte*>(copy.get()) + i, sizeof address);
@@ -288,7 +289,7 @@ cudaError_t launch(void (*kernel)(P), unsigned blocks, unsigned threads, cudaStr
     return cudaSuccess;
 }
 
-// Vectors are read and written at multiples of their size only.
+// Vectors must be aligned to their size.
 inline void check_address(const void* p, std::size_t size) {
     if (reinterpret_cast<std::uintptr_t>(p) % size != 0)
         give_up("%zu bytes at %p, which is no multiple of it", size, p);

@@ -29,7 +29,7 @@ class Fnv {
     std::uint64_t hash_ = 0xcbf29ce484222325u;
 };
 
-// By value, least significant byte first, with one NaN in the place of all.
+// By value, least significant byte first, with one code for all NaNs.
 void add_elements(Fnv& hash, Format type, const Bytes& bytes) {
     const std::size_t each = size_of(type);
     for (std::size_t i = 0; i < bytes.size(); i += each) {
@@ -50,7 +50,7 @@ void add_elements(Fnv& hash, Format type, const Bytes& bytes) {
     }
 }
 
-// Small multiples of powers of two, which every type holds; some are zero, and some steps lie orders apart.
+// Small multiples of powers of two, which are exact in every type; some are zero, and magnitudes vary widely.
 double number(Random& random) {
     const auto digits = double(std::int64_t(random.below(255)) - 127);
     return std::ldexp(digits, -4 - int(random.below(10)));

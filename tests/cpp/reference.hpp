@@ -1,11 +1,11 @@
-// A step as the rules' formulas say, element by element: what every kernel and every way of running it must equal.
+// A step by the rules' formulas, element by element: the reference for every kernel and code path.
 #pragma once
 
 #include "support.hpp"
 
 namespace adaptk::test {
 
-// One parameter, its states, and a gradient for each step that will be taken, as they are stored.
+// One parameter, its states, and a gradient for each step, as they are stored.
 struct Data {
     Format param, grad;
     std::size_t size = 0;
@@ -15,13 +15,13 @@ struct Data {
 
     Format state() const { return compute_format(param); }
     std::size_t buffers() const { return 2 + states.size(); }
-    // Buffer b as the step driver numbers them.
+    // Buffer b in the step driver's numbering.
     Format type(std::size_t b) const { return b == 0 ? param : b == 1 ? grad : state(); }
     Bytes& bytes(std::size_t b, std::size_t step) { return b == 0 ? values : b == 1 ? grads[step] : states[b - 2]; }
     const Bytes& bytes(std::size_t b, std::size_t step) const { return const_cast<Data*>(this)->bytes(b, step); }
 };
 
-// Numbers at which something happens: both zeros, subnormal and extreme ones, those whose squares just stay in range.
+// Special numbers: both zeros, subnormal and extreme numbers, and those whose squares are just in range.
 template <class T> constexpr std::size_t special_count = 16;
 template <class T> T special(std::size_t i) {
     using Limits = std::numeric_limits<T>;
@@ -46,7 +46,7 @@ template <class T> T special(std::size_t i) {
 
 enum class Kind { plain, special };
 
-// plain: values as in training, with a special one here and there. special: all combinations of special values of the
+// plain: values as in training, with occasional special ones. special: all combinations of special values of the
 // parameter, the gradient and the first state.
 template <class T>
 Data make_data(Format param, Format grad, std::size_t states, std::size_t size, std::size_t steps, Kind kind,
@@ -79,7 +79,7 @@ inline Data make_data(Format param, Format grad, std::size_t states, std::size_t
                                     : make_data<float>(param, grad, states, size, steps, kind, seed);
 }
 
-// Step t with `scale` in the place of the hyperparameter grad_scale.
+// Step t with `scale` instead of the hyperparameter grad_scale.
 void reference_step(const RuleInfo& rule, Data& d, const HyperValues& h, double scale, std::int64_t t,
                     const Bytes& grads);
 

@@ -1,5 +1,5 @@
-// What the tests share: numbers that are the same on every machine, 16-bit formats by their definition, buffers that
-// notice a write beside them, hyperparameters away from the defaults, and the caller's floating-point mode.
+// Shared by the tests: numbers that are the same on every machine, 16-bit formats by their definition, buffers with
+// guards, hyperparameters that differ from the defaults, and the caller's floating-point mode.
 #pragma once
 
 #include "dispatch.hpp"
@@ -29,7 +29,7 @@ using detail::ParamUpdate;
 using detail::RuleInfo;
 using detail::Segment;
 
-// Sanitizers and emulators are slow: with ADAPTK_TEST_QUICK set, tests take samples where they else take every case.
+// Sanitizers and emulators are slow: if ADAPTK_TEST_QUICK is set, tests run samples instead of every case.
 inline bool quick() {
     static const bool set = std::getenv("ADAPTK_TEST_QUICK") != nullptr;
     return set;
@@ -76,7 +76,7 @@ inline constexpr SmallFloat bfloat16{16, 8, -126};
 inline constexpr SmallFloat float16{16, 11, -14};
 inline constexpr SmallFloat e4m3fn{8, 4, -6, false};
 inline constexpr SmallFloat e5m2{8, 3, -14};
-// Formats that no enumerator names.
+// Formats without an enumerator.
 template <class F, class... G> constexpr Format place_of(FormatList<G...>) {
     std::uint8_t i = 0, found = 255;
     ((std::is_same_v<F, G> ? found = i++ : i++), ...);
@@ -118,7 +118,7 @@ inline std::uint16_t narrowed(double x, const SmallFloat& f) {
     return std::uint16_t(sign | std::uint32_t(std::min<std::int64_t>(body, f.infinity())));
 }
 
-// Of the first buffers; states have the format that is computed in.
+// For the first buffers; states have the compute format.
 inline ParamUpdate update_of(std::initializer_list<void*> buffers, std::size_t size, Format param, Format grad) {
     ParamUpdate t(std::int64_t(size), param, grad);
     std::copy(buffers.begin(), buffers.end(), t.buffer);
@@ -207,7 +207,7 @@ inline HyperValues default_hyper(const RuleInfo& rule) {
     return h;
 }
 
-// A value of the same range that takes the other way wherever a hyperparameter switches something.
+// A value of the same range that takes the other branch wherever a hyperparameter selects one.
 inline double other_value(const Hyperparameter& h) {
     switch (h.range) {
     case Range::flag: return 1.0 - h.value;
@@ -259,7 +259,7 @@ template <class F, class... R> void for_each_rule(RuleList<R...>, const F& f) {
 }
 template <class F> void for_each_rule(const F& f) { for_each_rule(Rules{}, f); }
 
-// The control register of the calling thread's arithmetic: MXCSR or FPCR.
+// The floating-point control register of the calling thread: MXCSR or FPCR.
 #if defined(__SSE2__) || defined(_M_X64)
 using ModeBits = unsigned;
 inline ModeBits get_mode() { return _mm_getcsr(); }

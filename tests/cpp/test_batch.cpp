@@ -1,4 +1,4 @@
-// The batched solver as a header: a model of one's own, lanes against the same code on single numbers, threads.
+// The batched solver as a header: a user's model, lanes against the same code on scalars, threads.
 #include "adaptk/solve/batch.hpp"
 
 #include "check.hpp"
@@ -69,7 +69,7 @@ template <class T> Fits<T> own_fits() {
     return f;
 }
 
-// The solver on single numbers: one problem after the other.
+// The solver on scalars: one problem after the other.
 template <class Model, class T> void one_by_one(const Model& model, Fits<T>& f) {
     struct Queue {
         std::int64_t next, count;
@@ -108,7 +108,7 @@ template <class T> void test_own_model() {
     CHECK(single.equals(f));
 }
 
-// exp and the rest of a built-in model, too.
+// Also exp and the rest of a built-in model.
 template <class T> void test_built_in() {
     Fits<T> f(33, 40, 4);
     f.start = {T(4), T(1.2), T(0.9), T(0)};

@@ -1,8 +1,8 @@
-// Threads of the caller that step tensors of their own, while others change the number of threads and the instruction
-// set: every step gives the bits that it gives alone.
+// Threads that step separate tensors while others change the number of threads and the instruction set: every step
+// gives the same bits as alone.
 //
 // For ThreadSanitizer, build with the library's own threads (ADAPTK_OPENMP=OFF): GCC's libgomp is not instrumented, so
-// its barriers look like races. What is shared between callers is the same in both builds.
+// its barriers look like races. The state shared by callers is the same in both builds.
 #include "check.hpp"
 #include "reference.hpp"
 
@@ -47,7 +47,7 @@ void step_all_rules(std::size_t caller) {
         const std::size_t size = quick() ? 2000 : 40000;
         Data d = make_data(type, type, rule.states.size(), size, steps.size(), Kind::plain, i * callers + caller);
         Data expected = d;
-        // Different callers, different hyperparameters: what a thread remembers from step to step is its own.
+        // Different callers with different hyperparameters: caches between steps are per thread.
         HyperValues h = (i + caller) % 2 == 0 ? default_hyper(rule) : other_hyper(rule);
         reference_steps(rule, expected, h, steps);
         for (std::size_t k = 0; k < steps.size(); ++k) {
@@ -65,8 +65,7 @@ void step_all_rules(std::size_t caller) {
     }
 }
 
-// The C interface: one plan for all callers, each of whose steps is taken whole or refused, and errors of each thread's
-// own.
+// The C interface: one plan for all callers, whose steps are applied completely or refused, and per-thread errors.
 struct Shared {
     std::vector<float> param = std::vector<float>(3000, 0.0f);
     std::vector<float> grad = std::vector<float>(3000, -1.0f);

@@ -63,7 +63,7 @@ void test_widening(const KernelTable& k, const char* isa, Format type) {
     });
 }
 
-// Buffers of one batch, so that ten million values need no memory of that size.
+// Buffers of one batch, to limit the memory for ten million values.
 struct Narrowing {
     const KernelTable& k;
     const char* isa;
@@ -100,11 +100,11 @@ void test_narrowing(const KernelTable& k, const char* isa, Format type) {
     Narrowing test{k, isa, type};
     const SmallFloat& format = format_of(type);
 
-    // Around every number of the format and every midpoint of two: each class of rounding, in each binade, subnormal
-    // numbers, overflow and underflow among them.
+    // Around every number of the format and every midpoint: each case of rounding in each binade, including subnormal
+    // numbers, overflow and underflow.
     for (std::uint32_t h = 0; h <= format.infinity(); ++h) {
         const double at = widened(std::uint16_t(h), format);
-        // Beyond the largest number, the next one would be twice the last binade's begin.
+        // The number after the largest would be twice the start of the last binade.
         const double next = h + 1 < format.infinity() ? widened(std::uint16_t(h + 1), format)
                                                       : 2 * at - widened(std::uint16_t(h - 1), format);
         for (const double x : {at, (at + next) / 2}) {
@@ -113,7 +113,7 @@ void test_narrowing(const KernelTable& k, const char* isa, Format type) {
                 if (v <= 0x7f800000u) test.add_with_sign(v);
         }
     }
-    // All high bits of a float32 before every kind of tail. NaNs, signalling ones too, are among them.
+    // All high bits of a float32 with every kind of low bits, including quiet and signaling NaNs.
     const int tail = 24 - format.precision - (type == Format::float16 ? 1 : 0);
     const std::uint32_t half = 1u << (tail - 1);
     for (std::uint32_t high = 0; high < (1u << (32 - tail)); ++high) {
@@ -164,7 +164,7 @@ void test_widening_floats(const KernelTable& k, const char* isa) {
     });
 }
 
-// The definition itself, at values that the standard's tables give.
+// The definition itself, at values from the standard's tables.
 void test_definition() {
     CHECK(widened(0x3c00, float16) == 1.0 && widened(0x7bff, float16) == 65504.0);
     CHECK(widened(0x0001, float16) == 0x1p-24 && widened(0x0400, float16) == 0x1p-14);

@@ -19,8 +19,8 @@ std::string text(const RuleInfo& rule, Types types, const std::string& more) {
     return std::string(rule.name) + " " + detail::name_of(types.param) + "/" + detail::name_of(types.grad) + " " + more;
 }
 
-// Every rule, pair of types and combination of options, tensors of all sizes and alignments in one call. The large
-// ones, which are nine tenths of the work and the same loop some more times, with one in seven.
+// Every rule, pair of types and combination of options, with tensors of all sizes and alignments in one call. Only one
+// case in seven has large tensors, which are nine tenths of the work and only repeat the loop.
 void test_every_rule() {
     std::size_t round = 0;
     for (const RuleInfo& rule : detail::rules()) {
@@ -38,7 +38,7 @@ void test_every_rule() {
                         t.tensor(types, sizes[i], i + round, (i + round) % 3 == 0 ? Kind::special : Kind::plain);
                 step_twins(t, {}, text(rule, types, "variant " + std::to_string(variant)));
             }
-            // What switches a formula, one by one.
+            // Each hyperparameter that selects a branch of a formula.
             for (std::size_t i = 0; i < rule.own.size(); ++i) {
                 if (rule.own[i].range != Range::flag || (quick() && (round + i) % 5 != 0)) continue;
                 HyperValues h = default_hyper(rule);
@@ -55,7 +55,7 @@ void test_every_rule() {
     }
 }
 
-// A coupled decay that rounds to zero is one all the same: 0 * p is no number where p is infinite.
+// A coupled decay that rounds to zero still applies: 0 * p is NaN if p is infinite.
 void test_vanishing_decay() {
     const RuleInfo& rule = *detail::find_rule("momentum");
     for (const double decay : {1e-60, 1e-320}) {
@@ -69,7 +69,7 @@ void test_vanishing_decay() {
     }
 }
 
-// One tensor a call; then every offset of every buffer.
+// One tensor per call; then every offset of every buffer.
 void test_sizes_and_offsets() {
     for (const char* name : {"sgd", "adam", "amsgrad", "adan"}) {
         const RuleInfo& rule = *detail::find_rule(name);
@@ -93,7 +93,7 @@ void test_sizes_and_offsets() {
     }
 }
 
-// Types and rules in turn, several segments with numbers of their own; with one report in three.
+// Varying types and rules, several segments with their own hyperparameters; every third call with a report.
 void fill_mixed(Twins& t, std::size_t count, std::size_t most, Random& random) {
     for (std::size_t i = 0; i < count; ++i) {
         if (i == 0 || random.below(std::min<std::size_t>(1 + count / 6, 40)) == 0) {
@@ -112,7 +112,7 @@ void test_lists() {
     for (const std::size_t count : {1, 3, 49, 50, 51, 52, 125, 126, 127, 128, 400, 1500}) {
         if (quick() && count > 130) continue;
         for (int round = 0; round < (quick() ? 1 : 4); ++round) {
-            // One rule, whose tensors go with the parameters as long as they fit.
+            // One rule; its tensors are passed as kernel parameters if they fit.
             Twins one(count);
             const RuleInfo& rule = *detail::find_rule(round % 2 == 0 ? "sgd" : "adam");
             one.segment(rule, default_hyper(rule), 5);
@@ -145,7 +145,7 @@ void test_lists() {
     step_twins(empty, {1.0, 1.0, true, true}, "something in the last segment");
 }
 
-// What clipping, skipping and reporting make of a step's norm.
+// Clipping, skipping and reports for norms of a step.
 void test_norm_options() {
     const double inf = std::numeric_limits<double>::infinity();
     const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -198,13 +198,13 @@ bool check_norm(const std::vector<ParamUpdate>& tensors, double scale, const cha
     return true;
 }
 
-// A list of gradients: the same numbers in a row, cut and typed in many ways.
+// A list of gradients: the same numbers, partitioned and typed in many ways.
 void test_norm_of_cuts() {
     Random random(5);
     for (int round = 0; round < (quick() ? 10 : 60); ++round) {
         const std::size_t total = std::array<std::size_t, 6>{1, 255, 8192, 8193, 36003, 90001}[std::size_t(round) % 6];
         const std::size_t most = std::array<std::size_t, 4>{40, 700, 3000, 100000}[std::size_t(round) % 4];
-        const bool whole = round % 3 == 0;  // tensors whose sizes are multiples of 8, all of them lined up
+        const bool whole = round % 3 == 0;  // aligned tensors whose sizes are multiples of 8
         std::vector<Exact> memory;
         std::vector<ParamUpdate> tensors;
         for (std::size_t first = 0; first < total;) {
@@ -218,7 +218,7 @@ void test_norm_of_cuts() {
                 const double x = std::ldexp(double(std::int64_t(random.below(256)) - 128), -int(random.below(25)));
                 write_element(types.grad, from.size > 0 ? x : 0.0, &bytes[i * element]);
             }
-            // What lines up with a tree of whole vectors depends on the place in the row.
+            // Alignment with the tree of whole vectors depends on the position in the row.
             const std::size_t lined_up = first % (16 / element);
             memory.emplace_back(bytes.data(), bytes.size(),
                                 (random.below(8) == 0 ? random.below(8) : lined_up) * element);
@@ -232,7 +232,7 @@ void test_norm_of_cuts() {
     check_norm({}, 1.0, "nothing");
 }
 
-// Every scope and term, with the CPU's bits.
+// Every scope and term has the CPU's bits.
 void test_reductions() {
     using detail::Scope;
     using detail::Term;
@@ -280,7 +280,7 @@ void test_reductions() {
     for (const Exact& m : memory) CHECK(m.intact());
 }
 
-// A tensor with states in formats of their own, which exists twice.
+// A tensor with states in various formats, with two copies.
 class StoredTwin {
   public:
     StoredTwin(const RuleInfo& rule, Types types, std::span<const Format> states, std::size_t size, std::size_t offset,
@@ -321,7 +321,7 @@ class StoredTwin {
         for (std::size_t k = 0; k < cpu_.size(); ++k) {
             const Format f = k % 2 == 0 ? update_.format[k / 2] : Format::float32;
             const std::size_t n = k % 2 == 0 ? size_ : cpu_[k].size() / sizeof(float);
-            // Codes are compared as they are, numbers but for which NaN they are.
+            // Codes are compared bit for bit, and so are numbers, but all NaNs are equal.
             const bool codes = detail::has_side(f);
             const Format of = detail::info_of(f).dtype;
             const bool equal = codes ? std::equal(cpu_[k].data(), cpu_[k].data() + cpu_[k].size(), device_[k].data())
@@ -349,8 +349,8 @@ class StoredTwin {
     std::vector<Exact> cpu_, device_;  // elements and scales of each buffer in turn
 };
 
-// States in every format beside params and gradients of several, aligned or not, whole tiles and the ends of tensors,
-// in one call; with the number of the step on the host and in device memory.
+// States in every format, with params and gradients of several types, aligned and unaligned, full tiles and partial
+// ones in one call; with the step number on the host and in device memory.
 void test_states_in_every_format() {
     std::vector<Format> formats;
     for (const detail::FormatInfo& f : detail::formats())
@@ -395,7 +395,7 @@ void test_states_in_every_format() {
     }
 }
 
-// A look-ahead adds a state, whatever it is stored as.
+// A look-ahead adds a state in any format.
 void test_adding_states() {
     Random random(14);
     const RuleInfo& rule = *detail::find_rule("momentum");
@@ -415,7 +415,7 @@ void test_adding_states() {
     }
 }
 
-// What follows the rules of a step, beside it on the CPU. Adam's states are the copies and the averages.
+// The epilogues of a step against the CPU. Adam's states serve as copies and averages.
 void test_epilogues() {
     Random random(31);
     const RuleInfo& rule = *detail::find_rule("sgd");
@@ -469,7 +469,7 @@ void test_epilogues() {
     }
 }
 
-// Leaves inside one tensor, aligned or not, beside leaves at its ends: values whose sum depends on the order.
+// Leaves inside a tensor, aligned and unaligned, and leaves across its ends: values whose sum depends on the order.
 void test_norm_of_whole_leaves() {
     Random random(21);
     std::size_t round = 0;
@@ -499,7 +499,7 @@ void test_norm_of_whole_leaves() {
     }
 }
 
-// Grids of any number of blocks come to the same, and hold what they should.
+// Grids of any number of blocks give the same results and have the expected size.
 void test_waves() {
     const RuleInfo& adam = *detail::find_rule("adam");
     struct Case {
@@ -527,7 +527,7 @@ void test_waves() {
         CHECK_THAT(blocks.size() == 4 && blocks[1] == c.blocks_of_norms && blocks[3] == c.blocks_of_steps,
                    "%u waves: %zu launches, %u and %u blocks", c.waves, blocks.size(), blocks[1], blocks.back());
     }
-    // Turns are even: nine blocks of leaves are the work of two turns of five, not of six and three.
+    // Rounds are balanced: nine blocks of leaves are two rounds of five, not of six and three.
     Twins t(5);
     t.segment(adam, default_hyper(adam), 3);
     t.tensor(all_types[0], 35 * detail::reduction_leaf);
@@ -540,7 +540,7 @@ void test_waves() {
     runtime.watch = nullptr;
 }
 
-// Squares that leave the range are taken once more, of scaled values.
+// Squares out of range are computed again from scaled values.
 void test_norm_range() {
     const std::size_t size = quick() ? 601 : 6001;
     const RuleInfo& sgd = *detail::find_rule("sgd");
@@ -563,7 +563,7 @@ void test_norm_range() {
             }
         }
     }
-    // Factors that differ take a second pass without any float64.
+    // Different factors need a second pass, even without float64.
     for (const double factor : {1e-300, 1e200}) {
         Twins t(9);
         for (const double f : {factor, factor * 0.5}) {
@@ -578,7 +578,7 @@ void test_norm_range() {
     }
 }
 
-// Leaves alone, up to more than two levels of subtrees add up, and their sum as pairs of neighbours.
+// From single leaves to more than two levels of subtrees, against a pairwise sum of neighbours.
 void test_finish() {
     Random random(12);
     for (const std::size_t count : {1, 2, 3, 1023, 1024, 2047, 2048, 2049, 4097, 100003, 2048 * 2048 + 3}) {
@@ -619,7 +619,7 @@ void test_norm_of_many_leaves() {
     check_norm({t}, 1.0, "2050 leaves");
 }
 
-// p + factor * x and the streams without arithmetic, which CPU and device have as functions of their own.
+// p + factor * x and the bandwidth streams, which are separate functions on CPU and device.
 void test_other_updates() {
     const RuleInfo& momentum = *detail::find_rule("momentum");
     for (const std::size_t count : {1, 49, 50, 51, 200}) {
@@ -655,20 +655,20 @@ void test_other_updates() {
     CHECK(backend.add_scaled(0, nullptr, none, 1.0, error) && backend.bandwidth_probe(0, nullptr, none, 1, error));
 }
 
-// A pointer from which element `first` is the one at p.
+// A pointer whose element `first` is at p.
 void* before(std::byte* p, std::int64_t first, std::size_t element) {
     return reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(p) - std::uintptr_t(first) * element);
 }
 
-// The last blocks of the largest grid, whose tiles lie 2^41 elements into the list: only their memory exists.
+// The last blocks of the largest grid, whose tiles are 2^41 elements into the list: only their memory exists.
 void test_many_elements() {
     using cuda::Tensor;
     const RuleInfo& rule = *detail::find_rule("momentum");
     HyperValues h = default_hyper(rule);
     const std::int64_t blocks = 0x7fffffff;
     const std::int64_t tiles_before = (blocks - 2) * cuda::warps_per_block;
-    // The tiles of the two last blocks, less a part of the last: of the third tensor, which begins among them, or of
-    // the second.
+    // The tiles of the two last blocks except a part of the last: of the third tensor, which begins in them, or of the
+    // second.
     for (const std::int64_t third : {tiles_before + 3, tiles_before - (std::int64_t{1} << 33) + 70000}) {
         const bool inside = third > tiles_before;
         Twins t(8);
@@ -736,7 +736,7 @@ void test_many_elements() {
     CHECK(same(std::sqrt(sum), detail::global_norm(t.device(), 1.0).grad_norm));
 }
 
-// A search by the definition.
+// A linear search.
 void test_find_tensor() {
     Random random(11);
     for (int round = 0; round < 300; ++round) {
@@ -757,7 +757,7 @@ void test_find_tensor() {
     }
 }
 
-// Rows of a tensor of so many, some of them often, in no order.
+// Unsorted row indices with repetitions.
 std::vector<std::int64_t> indices_of_rows(std::size_t count, std::int64_t rows, Random& random) {
     std::vector<std::int64_t> out;
     for (std::size_t i = 0; i < count; ++i)
@@ -765,7 +765,7 @@ std::vector<std::int64_t> indices_of_rows(std::size_t count, std::int64_t rows, 
     return out;
 }
 
-// The same tensors, whose gradients are of rows now.
+// The same tensors with sparse gradients.
 std::vector<ParamUpdate> with_rows(std::vector<ParamUpdate> tensors, std::span<const detail::RowUpdate> rows) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
         tensors[i].rows = &rows[i];
@@ -786,8 +786,8 @@ void check_step(const Twins& t, const std::vector<ParamUpdate>& device, const St
     t.check(what);
 }
 
-// Rows of all lengths, with values in every type, one by one and as a gradient with zeros; beside a tensor with an
-// ordinary gradient.
+// Rows of all lengths, with values of every type, sparse and as a dense gradient with zeros; together with a tensor
+// with an ordinary gradient.
 void test_rows() {
     Random random(15);
     std::size_t round = 0;
@@ -827,7 +827,7 @@ void test_rows() {
     }
 }
 
-// Steps that rows have missed: before those of rows, before one of all, and outside of a step.
+// Missed steps of rows: before a sparse step, before a dense step, and outside of a step.
 void test_catching_up() {
     Random random(17);
     constexpr std::int64_t rows = 21, row_size = 9;
@@ -872,8 +872,8 @@ void test_catching_up() {
     }
 }
 
-// Rows in storage formats: scales, lost bits and random bits go with them. Rows of whole blocks, and such as begin in
-// the middle of what a draw is for.
+// Rows in storage formats, with scales, lost bits and random bits. Rows of whole blocks, and rows that begin in the
+// middle of a draw.
 void test_rows_in_every_format() {
     Random random(16);
     const RuleInfo& rule = *detail::find_rule("adam");
@@ -889,7 +889,7 @@ void test_rows_in_every_format() {
             const std::vector<std::int64_t> indices{4, 1, 4, 5};
             const Data& from = numbers(all_types[0], Kind::plain);
             std::vector<std::int64_t> last[2] = {std::vector<std::int64_t>(rows), std::vector<std::int64_t>(rows)};
-            // In the last two steps rows catch up: those with values, and all of them.
+            // In the last two steps rows catch up: first those with values, then all.
             for (const std::int64_t step : {1, 2, 5, 7}) {
                 std::vector<detail::RowUpdate> given(2);
                 const detail::Slot values{const_cast<std::byte*>(from.bytes(1, 0).data()), from.type(1)};
@@ -923,16 +923,16 @@ void test_rows_in_every_format() {
     CHECK(stochastic > 4);
 }
 
-// What a step of a rule with one number for each row needs to know of a tensor.
+// Sets the shape of a tensor for rules with one number per row.
 std::vector<ParamUpdate> as_rows(const RuleInfo& rule, std::vector<ParamUpdate> tensors, std::int64_t row_size) {
     for (ParamUpdate& t : tensors) {
         const std::int64_t shape[] = {t.size / row_size, row_size};
-        detail::look_at(t, rule, 2, shape);
+        detail::set_shape(t, rule, 2, shape);
     }
     return tensors;
 }
 
-// Rules with one number for each row: gradients of all rows, of some, of none; lazy, dense, and rows that catch up.
+// Rules with one number per row: gradients of all, some and no rows; lazy, dense and catch-up modes.
 void test_numbers_of_rows() {
     Random random(19);
     std::size_t round = 0;
@@ -1009,7 +1009,7 @@ void test_numbers_of_rows_in_every_format() {
     }
 }
 
-// Random bits have upper halves of their own from element 2^33 on, which a row must not be in the middle of.
+// The upper half of the random counter changes at element 2^33, which must not be within a row.
 void test_rows_of_large_tensors() {
     const RuleInfo& rule = *detail::find_rule("rowwise_adam");
     constexpr std::int64_t row_size = 3;
@@ -1024,7 +1024,7 @@ void test_rows_of_large_tensors() {
     CHECK_THAT(std::string(error.text).find("of more than 2^32 elements") != std::string::npos, "%s", error.text);
 }
 
-// More rows than have tables at a time.
+// More rows than fit into the tables at once.
 void test_numbers_of_many_rows() {
     const RuleInfo& rule = *detail::find_rule("rowwise_adagrad");
     constexpr std::size_t rows = (std::size_t{1} << 16) + 77;
@@ -1045,7 +1045,7 @@ void test_numbers_of_many_rows() {
     CHECK(buffers[0][0] == buffers[1][0] && buffers[0][2] == buffers[1][2]);
 }
 
-// Numbers of every kind and format, and constants, in the whole and in parts.
+// Random numbers of every distribution and format, and constants, in one part and several.
 void test_fills() {
     using detail::Distributed;
     const auto compare = [](Format format, std::int64_t size, const auto& cpu, const auto& device, const char* what) {

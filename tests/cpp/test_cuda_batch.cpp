@@ -1,4 +1,4 @@
-// Batches of fits on the emulated device: every model that has a kernel and every option, bit for bit the CPU's.
+// Batches of fits on the emulated device: every model with a kernel and every option have the CPU's bits.
 #include "adaptk/solve/batch.hpp"
 
 #include "cuda_support.hpp"
@@ -78,7 +78,7 @@ Fits make(const Model& model, const std::vector<float>& truth, std::int64_t coun
     f.problem.coordinates_stride = s.own_rows ? m * inputs : 0;
     if (s.weighted) {
         for (std::int64_t i = 0; i < rows * m; ++i) f.weights.push_back(float(random.below(5)) * 0.5f);
-        // What does not count may be anything.
+        // Data of weight 0 may be anything.
         for (int i = 0; i < m; ++i)
             if (f.weights[std::size_t(i)] == 0 && !s.own_rows)
                 f.data[std::size_t(i)] = std::numeric_limits<float>::quiet_NaN();
@@ -116,7 +116,7 @@ Fits make(const Model& model, const std::vector<float>& truth, std::int64_t coun
 
 void room_for_results(Fits& f, int n, bool covariance) {
     const auto k = std::size_t(f.problem.count), size = std::size_t(n);
-    // What is not written shows.
+    // A fill value shows elements that are not written.
     f.x.assign(k * size, -7.0f);
     f.cost.assign(k, -7.0f);
     f.status.assign(k, -77);
@@ -132,7 +132,7 @@ void room_for_results(Fits& f, int n, bool covariance) {
 }
 
 bool same_numbers(const std::vector<float>& a, const std::vector<float>& b) {
-    // The signs of NaNs are nobody's promise.
+    // The signs of NaNs are unspecified.
     for (std::size_t i = 0; i < a.size(); ++i)
         if (!same(double(a[i]), double(b[i]))) return false;
     return a.size() == b.size();
@@ -186,7 +186,7 @@ template <class Model> void test_model(BatchModel number, const std::vector<floa
     for (const Setting& s : settings) compare(number, model, truth, count, s);
 }
 
-// What every model has in common, with one of them.
+// Code common to all models, with one of them.
 void test_options() {
     using solve::Loss;
     const solve::Gaussian2d model;
@@ -212,7 +212,7 @@ void test_options() {
         compare(BatchModel::gaussian_2d, model, truth, count, {.name = "count", .points = 25});
 }
 
-// Nothing is written where an array is at fault.
+// Nothing is written if an array is invalid.
 void test_faults() {
     const solve::Gaussian2d model;
     const std::vector<float> truth{5.0f, 3.1f, 2.9f, 1.2f, 1.0f};
@@ -238,7 +238,7 @@ void test_faults() {
     for (const float bad : {0.0f, -1.0f, nan, infinity})
         refused(robust, CudaBatchFault::loss_scale, [&](Fits& f) { f.loss_scale[40] = bad; });
     refused({.name = "counts", .poisson = true}, CudaBatchFault::counts, [](Fits& f) { f.data[49] = -1.0f; });
-    // A count of weight 0 does not count.
+    // A count of weight 0 has no effect.
     Fits f = make(model, truth, 50, {.name = "counts", .poisson = true, .weighted = true});
     room_for_results(f, 5, false);
     f.weights[3] = 0;

@@ -1,5 +1,5 @@
-// The driver of the CUDA kernels under emulation: numbers that the device keeps, memory that is used again, streams,
-// graphs, devices, and what happens where a call fails.
+// The driver of the CUDA kernels under emulation: numbers in device memory, reuse of memory, streams, graphs, devices,
+// and failing calls.
 #include "cuda_support.hpp"
 
 #include "kernels.hpp"
@@ -71,7 +71,7 @@ class Workspace {
     detail::CudaWorkspace* workspace_ = nullptr;
 };
 
-// Counts in device memory, in an order of their own.
+// Step counts in device memory, in their own order.
 class Counts {
   public:
     explicit Counts(const std::vector<std::int64_t>& steps) {
@@ -109,7 +109,7 @@ class Counts {
     detail::CudaKept* kept_ = nullptr;
 };
 
-// Steps that the device counts, of tensors with counts of their own; some of the steps are skipped.
+// Steps counted by the device, of tensors with separate counts; some steps are skipped.
 void test_counts() {
     std::size_t round = 0;
     for (const RuleInfo& rule : detail::rules()) {
@@ -149,7 +149,7 @@ void test_counts() {
     }
 }
 
-// A schedule that is carried on from step to step equals the one that is computed afresh, far out as well.
+// A schedule updated from step to step equals one computed from scratch, also for large steps.
 void test_memo() {
     const RuleInfo& rule = *detail::find_rule("nadam");
     for (const double psi : {4e-3, 0.0, 1.0}) {
@@ -165,7 +165,7 @@ void test_memo() {
             const Counts counts(steps);
             Workspace workspace;
             for (int k = 0; k < (quick() ? 40 : 600); ++k) {
-                // The schedule of another decay of the moment begins anew.
+                // The schedule restarts if the decay of the moment changes.
                 if (k == 30)
                     for (Segment& s : t.segments) s.hyper.value[1] = 0.95;
                 for (std::size_t i = 0; i < 2; ++i) t.segments[i].step = ++steps[i];
@@ -195,7 +195,7 @@ void test_device_numbers() {
                     for (std::size_t i = 0; i < count; ++i)
                         t.tensor(all_types[(i + round) % 10], 10 + 97 * (i % 7), i % 3);
                 }
-                // Every hyperparameter that may lie there, in the first and the last segment.
+                // Every hyperparameter that may be in device memory, in the first and the last segment.
                 std::vector<std::unique_ptr<DeviceNumber>> values;
                 std::vector<DeviceHyper> hypers;
                 for (const std::uint32_t segment : {0u, 2u}) {
@@ -209,7 +209,7 @@ void test_device_numbers() {
                         t.segments[segment].hyper.value[i] = as_stored(x, type);
                     }
                 }
-                // The same tables twice: kernels have written to them.
+                // The same tables twice, because kernels write to them.
                 for (const std::int64_t n : {1, 2, 2, 300}) {
                     for (Segment& s : t.segments) s.step = n;
                     step.set(double(n));
@@ -218,7 +218,7 @@ void test_device_numbers() {
                     step_twins(t, options, std::string(rule.name) + " with numbers on the device", [&](CudaStep& s) {
                         if (with_step) {
                             set_device_step(t.segments, step.data(), type);
-                            // What the host knows is then of no account.
+                            // The host's value is then ignored.
                             for (Segment& g : t.segments) g.step = 77;
                         }
                         for (const DeviceHyper& d : hypers) t.segments[d.segment].hyper.value[d.index] = 1e9;
@@ -235,7 +235,7 @@ void test_device_numbers() {
     }
 }
 
-// Lists of several lengths whose tables and sums use the same memory in turn, on several streams.
+// Lists of several lengths whose tables and sums share memory, on several streams.
 void test_workspace() {
     Random random(1);
     for (int round = 0; round < (quick() ? 2 : 12); ++round) {
@@ -274,7 +274,7 @@ void test_workspace() {
     }
 }
 
-// What a step leaves behind its shorter tables must not be taken for what longer ones had there.
+// Data after a step's shorter tables must not be mistaken for longer ones.
 void test_workspace_overwritten() {
     const RuleInfo& rule = *detail::find_rule("adam");
     for (const std::size_t shorter : {0, 20, 100, 170}) {
@@ -302,8 +302,7 @@ void test_workspace_overwritten() {
     }
 }
 
-// A stream may be gone, and its handle that of another one, before what was used on it is used again, read, changed or
-// released.
+// A stream may be destroyed, and its handle reused, before memory used on it is reused, read, changed or released.
 void test_streams_that_are_gone() {
     const RuleInfo& rule = *detail::find_rule("adam");
     for (const bool used_again : {false, true}) {
@@ -340,7 +339,7 @@ void test_streams_that_are_gone() {
     }
 }
 
-// Copies of memory go back to where it lies then, on another stream, or nowhere.
+// Saved copies are restored to the current address, on another stream, or not at all.
 void test_saved() {
     CudaError error;
     for (const bool captured : {false, true}) {
@@ -375,7 +374,7 @@ void test_saved() {
         const auto got = bytes(to);
         for (int i = 0; i < 100; ++i) CHECK(got[std::size_t(i)] == std::byte(i < 20 ? 3 + i : i >= 90 ? i : 0xee));
         if (captured) cuda::emulation::forget_graph(first);
-        // What is never put back is released, wherever its stream has gone.
+        // Copies that are never restored are released, even if their stream no longer exists.
         const auto third = std::make_unique<CUstream_st>(new_stream(0));
         third->seen = second.seen;
         CHECK_THAT(backend.save(0, third.get(), pieces, saved, error), "%s", error.text);
@@ -387,7 +386,7 @@ void test_saved() {
     }
 }
 
-// A step waits for the last use of a place on whichever stream, and memory comes from a pool that holds on to it.
+// A step waits for the last use of a slot on any stream, and memory comes from a pool that keeps it.
 void test_pool_and_places() {
     const auto of_device = [](cudaMemPool_t pool) { return pool->device == 0; };
     const auto pool = std::find_if(runtime.pools.begin(), runtime.pools.end(), of_device);
@@ -411,7 +410,7 @@ void test_pool_and_places() {
     t.check("one place, two streams");
 }
 
-// A captured step can be replayed, whatever has become of the workspace and of the tables on the host.
+// A captured step can be replayed, even if the workspace and the host's tables have changed.
 void test_capture() {
     CudaError error;
     for (const RuleInfo& rule : detail::rules()) {
@@ -464,7 +463,7 @@ void test_capture() {
                 t.segments[0].step = 4 + (k > 2 ? k - 1 : k);
                 const StepReport wanted = detail::run_step(t.cpu(), t.segments, {1.0, 0.25, true, false});
                 CHECK(wanted.skipped == (k == 2));
-                // Whoever reads waits for the replay, and another stream for the host.
+                // A reader waits for the replay, and another stream for the host.
                 cuda::emulation::replay(stream, others[k % 2]);
                 check_report(reported.read(), wanted, "replayed");
                 t.check(std::string(rule.name) + " replayed, turn " + std::to_string(k));
@@ -483,14 +482,14 @@ void test_capture() {
     cuda::emulation::forget_graph(stream);
 }
 
-// Rules with one number for each row can be captured, too, with gradients of all rows: nothing comes from the host.
-// Which rows have values is found out there, so other gradients are refused.
+// Rules with one number per row can also be captured with dense gradients: nothing comes from the host.
+// The host determines which rows have values, so sparse gradients are refused.
 void test_capture_of_rows() {
     CudaError error;
     constexpr std::int64_t rows = 12, row_size = 70;
     const auto as_rows = [&](const RuleInfo& rule, std::vector<ParamUpdate> tensors) {
         constexpr std::int64_t shape[] = {rows, row_size};
-        for (ParamUpdate& t : tensors) detail::look_at(t, rule, 2, shape);
+        for (ParamUpdate& t : tensors) detail::set_shape(t, rule, 2, shape);
         return tensors;
     };
     for (const RuleInfo& rule : detail::row_wise_rules()) {
@@ -538,7 +537,7 @@ void test_capture_of_rows() {
     }
 }
 
-// The caller's rounding direction and flushing change nothing, and are as they were afterwards.
+// The caller's rounding mode and flushing have no effect and are restored.
 void test_caller_modes() {
     const ModeBits before = get_mode();
     for (const RuleInfo& rule : detail::rules()) {
@@ -579,7 +578,7 @@ void test_caller_modes() {
     }
 }
 
-// Launches are on the device that was asked for; the caller's is current before and afterwards.
+// Launches are on the requested device; the caller's device is current before and afterwards.
 void test_devices() {
     runtime.devices = 70;  // more than are remembered
     CudaError error;
@@ -612,7 +611,7 @@ void test_devices() {
             runtime.watch = nullptr;
             CHECK(right && blocks > 1);
             CHECK(runtime.current == 0);
-            // But for what waits for the host, on a stream of the library's own.
+            // Except for work that waits for the host, on the library's own stream.
             for (const auto& call : runtime.calls)
                 if (call.stream != nullptr && call.name == "launch") CHECK(call.stream == &stream);
         }
@@ -650,7 +649,7 @@ void test_memory_and_order() {
             const cuda::emulation::Access access;
             std::memcpy(from.data(), numbers.data(), sizeof numbers);
         }
-        // Without the order, the emulation would end the program.
+        // Without the wait, the emulation would end the program.
         CHECK(backend.order(1, &streams[0], &streams[1], error));
         CHECK(backend.copy(1, &streams[1], to.data(), from.data(), sizeof numbers, error));
         CHECK(backend.order(1, &streams[1], &streams[0], error));
@@ -667,7 +666,7 @@ void test_memory_and_order() {
     CHECK(backend.runtime == CUDART_VERSION);
 }
 
-// Work lists beyond any memory: what the launches are told.
+// Work lists larger than any memory: only the parameters of launches are checked.
 void test_huge_tables() {
     const RuleInfo& rule = *detail::find_rule("sgd");
     const std::int64_t big = std::int64_t{1} << 40;
@@ -707,14 +706,14 @@ void test_huge_tables() {
     runtime.watch = nullptr;
 }
 
-// Every call of the runtime fails once, wherever it is made. An operation says so, changes nothing and leaves nothing
-// behind; what it has used works the next time.
+// Every call of the runtime fails once. The operation reports it, changes nothing and leaks nothing, and works the next
+// time.
 struct Operation {
     const char* name;
     std::function<bool(CudaError&)> run;
     std::function<void()> before = [] {};
     std::function<void(bool done)> after = [](bool) {};
-    bool silent = false;  // cannot say that it failed
+    bool silent = false;  // cannot report an error
 };
 
 void check_failures(const Operation& o) {
@@ -752,7 +751,7 @@ void check_failures(const Operation& o) {
             const bool done = o.run(error);
             const bool happened = runtime.fails_in <= 0;
             runtime.failing = {};
-            // The second time makes the caller's device current again, which nobody can do then.
+            // The second call restores the caller's device, which then fails.
             const bool restoring = name == "cudaSetDevice" && n % 2 == 0;
             if (happened && restoring) runtime.current = 0;
             CHECK_THAT(runtime.current == 0, "%s, %s %d: the device is another one", o.name, name.data(), n);
@@ -778,7 +777,7 @@ void check_failures(const Operation& o) {
 }
 
 CudaError error_of_tests;
-constexpr int far_device = 69;  // nothing about it is remembered, so that every step asks
+constexpr int far_device = 69;  // not cached, so that every step queries it
 
 struct FailingStep {
     const char* name;
@@ -844,7 +843,7 @@ void check_failing_step(const FailingStep& step, bool with_workspace) {
 
 void test_failures() {
     runtime.devices = far_device + 1;
-    const std::size_t many_tensors = quick() ? 180 : 450;  // more than go with the parameters of a launch
+    const std::size_t many_tensors = quick() ? 180 : 450;  // more than fit into the parameters of a launch
     const FailingStep steps[] = {{"a short step", 3, false, false},
                                  {"a long step", many_tensors, false, false},
                                  {"a short clipped step", 3, true, false},
@@ -889,7 +888,7 @@ void test_failures() {
         CHECK_THAT(runtime.memory.empty() && runtime.events == 0, "%zu, %ld", runtime.memory.size(), runtime.events);
     };
     const std::array<std::int64_t, 3> numbers{1, 2, 3};
-    // A device that nothing was done on yet, for each call: its pool and its stream are made.
+    // An unused device for each call, whose pool and stream are created.
     check_failures({"new_counts", [&](CudaError& e) { return backend.new_counts(far_device, numbers, kept, e); }, [] {},
                     released});
     check_failures(
@@ -962,7 +961,7 @@ void test_failures() {
                     }});
     runtime.devices = 2;
 
-    // An error that somebody else has left behind is not the driver's.
+    // An earlier error of another library is not the driver's.
     runtime.last = cudaErrorInvalidValue;
     Twins t(3);
     t.segment(rule, default_hyper(rule), 1);

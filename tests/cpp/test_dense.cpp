@@ -18,7 +18,7 @@ namespace {
 
 using std::size_t;
 
-// Stored column after column.
+// In column-major order.
 template <class T> struct Dense {
     int rows, columns;
     std::vector<T> values;
@@ -54,7 +54,7 @@ template <class T> double norm(const std::vector<T>& v) {
     return std::sqrt(sum);
 }
 
-// a'b; of its lower triangle alone where asked. By pointers: under sanitizers most of the program's time is spent here.
+// a'b, or only its lower triangle. With pointers, because sanitized programs spend most of their time here.
 template <class T> Dense<double> transposed_product(const Dense<T>& a, const Dense<T>& b, bool lower = false) {
     Dense<double> c(a.columns, b.columns);
     for (int j = 0; j < b.columns; ++j)
@@ -67,7 +67,7 @@ template <class T> Dense<double> transposed_product(const Dense<T>& a, const Den
     return c;
 }
 
-// |x - y| in units of |y|, of the lower triangle alone where asked.
+// |x - y| / |y|, optionally of the lower triangle only.
 template <class T> double distance(const Dense<T>& x, const Dense<double>& y, bool lower = false) {
     std::vector<double> difference, size;
     for (int j = 0; j < y.columns; ++j) {
@@ -147,7 +147,7 @@ template <class T> void factors(const detail::DenseKernels<T>& kernels) {
     }
 }
 
-// Bands within and beyond what is factored as one, and an element far from the band.
+// Bands within and beyond the limit of banded factorization, and an element far from the band.
 template <class T> void bands(const detail::DenseKernels<T>& kernels) {
     constexpr double epsilon = std::numeric_limits<T>::epsilon();
     constexpr int n = 130;
@@ -210,7 +210,7 @@ template <class T> void products(const detail::DenseKernels<T>& kernels) {
     }
 }
 
-// Of a matrix row after row: tiles, parts of the rows, both and neither.
+// Row-major matrices: tiles, parts of the rows, both and neither.
 template <class T> void products_of_rows(const detail::DenseKernels<T>& kernels) {
     constexpr double epsilon = std::numeric_limits<T>::epsilon();
     for (const auto& [m, n] : {std::pair{1, 1}, {1, 9}, {131, 150}, {40, 300}, {2500, 9}, {1100, 290}}) {

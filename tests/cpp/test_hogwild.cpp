@@ -185,11 +185,11 @@ void test_ends() {
         o.threads = threads;
         double loss = 0;
         int asked = 0;
-        const GoOn no{[](void* n) {
-                          ++*static_cast<int*>(n);
-                          return false;
-                      },
-                      &asked};
+        const StopCheck no{[](void* n) {
+                               ++*static_cast<int*>(n);
+                               return false;
+                           },
+                           &asked};
         CHECK(train_linear(t, o, &loss, no) == 0);
         CHECK(asked == 1);
     }

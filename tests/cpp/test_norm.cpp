@@ -1,4 +1,4 @@
-// The global norm against its tree as documented, and against itself in every way of computing it.
+// The global norm against its documented tree, and between all ways of computing it.
 #include "check.hpp"
 #include "support.hpp"
 
@@ -9,9 +9,9 @@ using detail::global_norm;
 
 constexpr std::size_t leaf_size = 8192;
 constexpr std::size_t lane_count = 256;
-constexpr int most_threads = 6;
+constexpr int max_threads = 6;
 
-// All gradients end to end, as float64: widening is exact.
+// All gradients concatenated, as float64: widening is exact.
 using Flat = std::vector<double>;
 
 double leaf_sum(const Flat& x, std::size_t leaf, double scale) {
@@ -28,7 +28,7 @@ double leaf_sum(const Flat& x, std::size_t leaf, double scale) {
     return lanes[0];
 }
 
-// The tree over leaves [first, first + 2^level): the left half is full wherever there is a right one.
+// The tree over leaves [first, first + 2^level): the left half is full if there is a right one.
 double tree_sum(const Flat& x, std::size_t leaves, std::size_t first, int level, double scale) {
     if (level == 0) return leaf_sum(x, first, scale);
     const std::size_t half = std::size_t{1} << (level - 1);
@@ -44,7 +44,7 @@ double tree_norm(const Flat& x) {
     return std::sqrt(tree_sum(x, leaves, 0, level, 1.0));
 }
 
-// Without squares that leave the range: of values over the largest.
+// Without overflow of squares: values are divided by the largest.
 double slow_norm(const Flat& x) {
     double largest = 0.0;
     for (const double v : x) largest = std::max(largest, std::fabs(v));
@@ -61,7 +61,7 @@ double slow_norm(const Flat& x) {
 
 bool close(double a, double b) { return std::fabs(a - b) <= 1e-14 * std::fabs(b) + 0x1p-1074; }
 
-// A list of gradients, each in memory of its own at some offset.
+// A list of gradients, each in its own memory with some offset.
 class List {
   public:
     void add(Format type, const double* x, std::size_t n, std::size_t offset) {
@@ -94,11 +94,11 @@ void set_threads(int n) {
     if (!detail::set_num_threads(n).empty()) CHECK(detail::set_num_threads(1).empty());
 }
 
-// f() under every instruction set and on one thread and several.
+// f() with every instruction set, on one and several threads.
 template <class F> void everywhere(const F& f) {
     for (const Isa* isa : supported_isas()) {
         CHECK(detail::choose_isa(isa->name).empty());
-        for (const int threads : {1, 2, most_threads}) {
+        for (const int threads : {1, 2, max_threads}) {
             set_threads(threads);
             f(isa->name);
         }
@@ -131,14 +131,14 @@ void test_tree() {
     }
 }
 
-// The tree lies over all gradients end to end: neither the cuts nor the alignment nor (where the values fit) the types
-// show in it.
+// The tree is over the concatenated gradients: it does not depend on the partition, the alignment or (if values are
+// exact) the types.
 void test_partitions() {
     Random random(2);
-    // A different order of summing is off by an ulp or two, which the root hides as often as not: hence many rounds.
+    // A different order of summation differs by an ulp or two, which the root often hides: hence many rounds.
     for (int round = 0; round < 16; ++round) {
         Flat x(36003);
-        // 8 bits each, which every type holds, so far apart that no sum of squares is exact.
+        // 8 bits each, exact in every type, of such different magnitudes that no sum of squares is exact.
         for (double& v : x) v = std::ldexp(double(std::int64_t(random.below(256)) - 128), -int(random.below(25)));
         const double wanted = tree_norm(x);
         const std::size_t most = std::array<std::size_t, 4>{40, 700, 3000, 30000}[std::size_t(round) % 4];
@@ -157,7 +157,7 @@ void test_partitions() {
     }
 }
 
-// Squares of float64 values leave the range where the norm does not.
+// Squares of float64 values are out of range although the norm is not.
 void test_range() {
     Random random(3);
     const std::size_t size = 20001;
@@ -192,7 +192,7 @@ void test_range() {
         const double got = global_norm(list.tensors(), 1.0).grad_norm;
         CHECK_THAT(close(got, 2 * v), "four times %a: %a", v, got);
     }
-    // Values of the other types cannot leave the range: the extreme ones of each.
+    // Squares of other types cannot be out of range: extreme values of each.
     for (const auto& [type, v] : {std::pair{Format::float32, 0x1p-149}, std::pair{Format::float32, 0x1.fffffep127},
                                   std::pair{Format::bfloat16, 0x1p-133}, std::pair{Format::bfloat16, 0x1.fep127},
                                   std::pair{Format::float16, 0x1p-24}, std::pair{Format::float16, 65504.0}}) {
@@ -230,7 +230,7 @@ void test_nonfinite() {
             });
         }
     }
-    // A norm beyond the largest float64 is infinite though every value is finite.
+    // A norm beyond the largest float64 is infinite although every value is finite.
     const Flat huge(100, std::numeric_limits<double>::max());
     List list;
     list.add(Format::float64, huge.data(), huge.size(), 0);
@@ -262,7 +262,7 @@ void test_segments() {
             }
         }
         std::vector<float> params(x.size());
-        // Bits where neither the one factor of all is taken out of the sum nor the range makes a second pass.
+        // Bits if segments have different factors and no second pass is needed.
         const bool plain = factors[0] != factors[1] && std::fabs(std::log2(std::fabs(factors[0]))) < 100;
         for (const double scale : {1.0, 0.1}) {
             const double wanted = scale * (plain ? tree_norm(scaled) : slow_norm(scaled));
@@ -283,7 +283,7 @@ void test_segments() {
     }
 }
 
-// The caller's rounding direction and flushing change nothing, and are as they were afterwards.
+// The caller's rounding mode and flushing have no effect and are restored.
 void test_caller_modes() {
     Random random(5);
     const ModeBits before = get_mode();

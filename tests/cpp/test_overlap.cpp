@@ -1,4 +1,4 @@
-// The search for memory that is written twice, or written and read, against comparing every pair.
+// The search for aliasing memory (written twice, or written and read) against comparing every pair.
 #include "overlap.hpp"
 
 #include "check.hpp"
@@ -49,7 +49,7 @@ void check_searches(const WrittenMemory& memory, const std::vector<Extent>& all,
     }
 }
 
-// Extents anywhere, in a space so small that about half of the lists clash.
+// Random extents, in a space so small that about half of the lists overlap.
 void test_random() {
     Random random(1);
     const int rounds = quick() ? 2000 : 20000;
@@ -119,7 +119,7 @@ void test_edges() {
     CHECK(!memory.assign({{10, 100, 1}, {20, 30, 2}}, clash));
     CHECK(!memory.assign({{10, 20, 1}, {10, 20, 2}}, clash));
     CHECK(!memory.assign({{10, 20, 1}, {30, 40, 2}, {0, 50, 3}}, clash));
-    // An empty extent inside a written one is no clash.
+    // An empty extent inside a written one is not an overlap.
     CHECK(memory.assign({{10, 20, 1}, {15, 15, 2}}, clash) && memory.find(15, 16) == 1);
 }
 

@@ -1,5 +1,5 @@
-// The step plan without a face: what it refuses, what it counts, steps of one param alone, rules that are made at run
-// time, and states in formats of lower precision.
+// The step plan without a language interface: errors, step counts, steps of single params, rules made at run time, and
+// states of lower precision.
 #include "check.hpp"
 #include "step_plan.hpp"
 #include "support.hpp"
@@ -70,14 +70,14 @@ void test_steps_are_those_of_the_core() {
         CHECK(a.p == b.p && a.m == b.m && a.v == b.v);
     }
     CHECK(plan.steps() == std::vector<std::int64_t>(4, 3) && plan.steps_taken() == 3);
-    // Only some take part; theirs are the counts that go up.
+    // Only some params take part; only their counts increase.
     plan.begin();
     plan.add(2, a.g[2].data(), Format::float32, 4);
     CHECK(!plan.check() && plan.shares()[0].segments.size() == 1);
     plan.run({});
     plan.count();
     CHECK((plan.steps() == std::vector<std::int64_t>{3, 3, 4, 3}));
-    // What is skipped changes nothing.
+    // A skipped step changes nothing.
     const auto before = a.p;
     a.g[3][0] = std::numeric_limits<float>::infinity();
     add_all(plan, a);
@@ -111,7 +111,7 @@ void test_refused_groups_leave_nothing_behind() {
     CHECK(plan.size() == 1 && plan.group_count() == 1);
 }
 
-// Only those that take part are watched: what others point to may be theirs no longer.
+// Only participating tensors are checked: pointers of others may be stale.
 void test_watching_those_that_take_part() {
     Params a({100, 100});
     StepPlan plan(StepPlan::Watch::taking_part, StepPlan::Counts::caller);
@@ -183,7 +183,7 @@ void test_look_ahead() {
     plan.look_ahead({&factor, 1}, nullptr);
     CHECK(plan.is_ahead() && a.p[0][3] == 1.125f && a.p[1][299] == 1.125f);
     void* const to[] = {a.p[0].data(), nullptr};
-    plan.look_back(to, nullptr);
+    plan.undo_look_ahead(to, nullptr);
     CHECK(!plan.is_ahead() && a.p[0][3] == 1.0f && a.p[1][299] == 1.125f);
 }
 
@@ -221,7 +221,7 @@ void test_a_rule_made_at_run_time() {
 
 // ---- states of lower precision
 
-// Stored states are what the step of the decoded ones gives, rounded.
+// Stored states are the rounded result of a step of the decoded ones.
 void test_states_in_sixteen_bits() {
     for (const Isa* isa : supported_isas()) {
         detail::choose_isa(isa->name);
@@ -273,8 +273,8 @@ void test_states_in_sixteen_bits() {
     }
 }
 
-// Memory of exactly the bytes that a state in blocks needs, in every place: the sanitizers look at the ends. A plan
-// finds scales that two states share.
+// Memory of the exact size of a state in blocks, so that sanitizers check its ends. A plan detects scales shared by two
+// states.
 void test_states_with_scales() {
     const RuleInfo& rule = *detail::find_rule("adam");
     const auto hyper = default_hyper(rule);

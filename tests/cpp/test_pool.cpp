@@ -1,4 +1,4 @@
-// Threads for one piece of work: every share once, the first on the calling thread, whoever else is at work.
+// The thread pool: every share runs once, the first on the calling thread, also with concurrent callers.
 #include "pool.hpp"
 #include "threads.hpp"
 
@@ -12,7 +12,7 @@
 namespace adaptk::test {
 namespace {
 
-// Runs shares that count themselves, and says how many there were.
+// Runs counting shares and returns how many there were.
 int run_shares(int threads) {
     std::vector<int> seen(std::size_t(threads), 0);
     std::atomic<int> team{0}, wrong_team{0};
@@ -38,12 +38,12 @@ void test_shares() {
         const int threads = 2 + round % 7;
         CHECK(run_shares(threads) == threads);
     }
-    // More than there are processors, and fewer again.
+    // More than there are processors, then fewer again.
     CHECK(run_shares(100) == 100);
     CHECK(run_shares(2) == 2);
 }
 
-// Work within work is done by the thread that comes with it.
+// Nested work runs on the calling thread.
 void test_within() {
     std::atomic<int> inner{0};
     detail::run_on_threads(4, [&](int, int) {
@@ -52,7 +52,7 @@ void test_within() {
     CHECK(inner == 4 * 20);
 }
 
-// Several callers at once: those who find the pool busy do their work alone.
+// Several callers at once: those that find the pool busy run their work alone.
 void test_callers() {
     std::vector<std::thread> callers;
     for (int c = 0; c < 6; ++c) {

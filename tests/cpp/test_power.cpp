@@ -1,4 +1,4 @@
-// Powers for the coefficients of a step: correctly rounded, and sound where they leave the numbers.
+// Powers for the coefficients of a step: correctly rounded, and correct on underflow and overflow.
 #include "adaptk/power.hpp"
 #include "check.hpp"
 
@@ -57,7 +57,7 @@ void test_edges() {
     }
 }
 
-// Where the power is too small for its digits to be right, it still is a number that vanishes beside 1.
+// If the power is too small to be accurate, it is still negligible relative to 1.
 void test_underflow() {
     for (const std::int64_t n : {std::int64_t{3000}, std::int64_t{100000}, std::int64_t{1} << 40, last_step}) {
         for (const double base : {0x1p-1074, 1e-300, 1e-150, 0.5, 0.75}) {

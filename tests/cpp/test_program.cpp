@@ -1,5 +1,5 @@
 // Rules that are loaded from bytes: Adam's program has the bits of the compiled rule on every instruction set, and
-// bytes that were changed, or made at random, are refused or do no harm: to be run under sanitizers.
+// modified or random bytes are refused or harmless: to be run under sanitizers.
 #include "check.hpp"
 #include "dispatch.hpp"
 #include "rule_program.hpp"
@@ -210,7 +210,7 @@ void test_carried_numbers() {
     CHECK(rule != nullptr);
     detail::HyperValues hyper{};
     for (std::size_t i = 0; i < rule->hyper_count(); ++i) hyper.value[i] = rule->hyper(i).value;
-    rule->program->carry_on(*rule, hyper, 3);
+    rule->program->update_carried(*rule, hyper, 3);
     CHECK(hyper.value[0] == 0.5);
     CHECK(hyper.value[1] == 2.5);
 }

@@ -1,4 +1,4 @@
-// The generator and what is made of its words: published vectors, and bits that every instruction set and thread gives.
+// The random generator and its distributions: known answers, and the same bits for every instruction set and thread.
 #include "adaptk/random.hpp"
 
 #include "check.hpp"
@@ -51,7 +51,7 @@ constexpr Case cases[] = {{Distributed::uniform, Format::float32, 0x5ce9d303f202
                           {Distributed::truncated, Format::float64, 0xb692bfdef417893c},
                           {Distributed::truncated, Format::bfloat16, 0x239acf18a1c7398e}};
 
-// The one number of which the hashes are those of every machine; parts of it elsewhere in memory are the same.
+// The hashes are the same on every machine; parts with another alignment have the same numbers.
 void test_bits(const char* isa, int threads) {
     constexpr std::int64_t size = 70001;
     for (const Case& c : cases) {

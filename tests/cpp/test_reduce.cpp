@@ -1,4 +1,4 @@
-// Reductions by every scope against their tree as documented, for every format, instruction set and number of threads.
+// Reductions over every scope against their documented tree, for every format, instruction set and number of threads.
 #include "check.hpp"
 #include "reduce.hpp"
 #include "support.hpp"
@@ -18,7 +18,7 @@ double term(Term t, double scale, double x) {
     return t == Term::square ? v * v : v;
 }
 
-// As the header says it, one number after the other.
+// As documented in the header, one number after the other.
 double tree(const std::vector<double>& terms) {
     std::vector<double> level;
     for (std::size_t first = 0; first < terms.size(); first += leaf_size) {
@@ -129,7 +129,7 @@ void test_scopes() {
     CHECK(detail::reduce({}, {}) == std::vector<double>{0.0});
 }
 
-// What the second pass of a norm is for: squares that overflow or vanish; and what needs none.
+// Norms that need a second pass because squares overflow or underflow, and norms that need none.
 void test_norms_out_of_range() {
     const double inf = std::numeric_limits<double>::infinity();
     const double nan = std::numeric_limits<double>::quiet_NaN();

@@ -1,4 +1,4 @@
-// The list of rules as data, and the settings of a process: what holds of every rule, present and future.
+// Invariants of all rules in the registry, and the settings of a process.
 #include "registry.hpp"
 
 #include "check.hpp"
@@ -51,7 +51,7 @@ void test_names() {
     CHECK(detail::find_rule("") == nullptr && detail::find_rule("adam ") == nullptr);
 }
 
-// What a library of some rules says of the others.
+// Messages of a library of some rules about the others.
 void test_unknown_rules() {
     const std::string text = detail::unknown_rule("lionn");
     CHECK(text.starts_with("unknown rule 'lionn'"));
@@ -148,7 +148,7 @@ void test_presets() {
     }
 }
 
-// Both types' coefficients fit where the driver keeps them, and writing them touches nothing behind them.
+// The coefficients of both types fit into the driver's buffer, and are written within bounds.
 void test_coefficients() {
     for_each_rule([]<class R, std::size_t I>() {
         const RuleInfo& r = detail::rules()[I];
@@ -233,7 +233,7 @@ void test_instruction_sets() {
 }
 
 #if defined(__x86_64__) || defined(_M_X64)
-// A processor that never was. Its operating system is asked only where there is something to ask.
+// A fictitious processor. The operating system is only queried if needed.
 struct Processor {
     std::uint32_t basic = 0x38d83201, structured = 0xd0030128, extended = 0x20, most = 7, most_extended = 0x80000008;
     std::uint64_t registers = 0xe7;
@@ -276,7 +276,7 @@ void test_x86_levels() {
         p.extended &= ~(1u << bit);
         CHECK_THAT(detail::x86_level(p) == (p.extended != whole.extended ? 2 : 4), "bit %u of leaf 0x80000001", bit);
     }
-    // This one, and what the compiler says of it, if it has heard of the levels.
+    // This processor against the compiler, if it knows the levels.
     const int level = detail::x86_level(detail::ThisProcessor{});
     for (const Isa& isa : detail::built_isas()) {
         const std::string name = isa.name;

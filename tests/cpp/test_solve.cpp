@@ -1,5 +1,4 @@
-// The solvers as a C++ user has them: functors, both types, and no allocation between the first call of a function and
-// the last.
+// The solvers in C++: functors, both types, and no allocation between the first and the last call of a function.
 #include "adaptk/solve.hpp"
 #include "check.hpp"
 
@@ -33,7 +32,7 @@ namespace {
 
 using namespace adaptk::solve;
 
-// Counts what is allocated from the first evaluation to the last.
+// Counts allocations from the first evaluation to the last.
 struct Counted {
     long first = -1, last = -1, calls = 0;
     long limit = -1;  // the evaluation that fails
@@ -191,7 +190,7 @@ template <class T> void least_squares() {
     }
 }
 
-// A function that fails at its k-th call ends the run there, whatever k is.
+// A function that fails at its k-th call ends the run there, for every k.
 void failing_functions() {
     for (long limit = 1; limit < 60; ++limit) {
         Rosenbrock<double> f(3);
@@ -250,7 +249,7 @@ void linear() {
     CHECK((system.a * w.x - w.b).norm() <= 1e-7);
 }
 
-// The trust region's step solves (H + lambda I) p = -g with lambda >= max(0, -lambda_min), and is as long as it says.
+// The trust region's step solves (H + lambda I) p = -g with lambda >= max(0, -lambda_min), and has the reported length.
 void trust_region() {
     std::mt19937 random(5);
     std::normal_distribution<double> normal;
@@ -270,7 +269,7 @@ void trust_region() {
             t.eigenvector(lambda_min, u);
             t.from(u);
             CHECK_THAT((h * u - lambda_min * u).norm() < 1e-9, "n %d: %g", n, (h * u - lambda_min * u).norm());
-            // The hard case: no part of g along the eigenvector.
+            // The hard case: g is orthogonal to the eigenvector.
             if (trial % 2 == 0) g -= u * u.dot(g);
             const double radius = std::exp(2 * normal(random));
             TrustWork<double> work;
@@ -293,7 +292,7 @@ void trust_region() {
     }
 }
 
-// If H is singular within its error and g has no part along its null space, neither has the step.
+// If H is numerically singular and g is orthogonal to its null space, so is the step.
 void shortest_step() {
     std::mt19937 random(6);
     std::normal_distribution<double> normal;
@@ -304,7 +303,7 @@ void shortest_step() {
             g[i] = normal(random);
         }
         null /= null.norm();
-        // Twice, for what rounding has left.
+        // Twice, because of rounding.
         for (int k = 0; k < 2; ++k) g -= null * null.dot(g);
         const Matrix<double> projector = Matrix<double>::Identity(n, n) - null * null.transpose();
         const Matrix<double> h = projector * random_definite(n, std::uint32_t(n)) * projector;

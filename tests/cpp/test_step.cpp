@@ -10,7 +10,7 @@ namespace adaptk::test {
 namespace {
 
 constexpr std::array<std::int64_t, 3> steps{1, 2, 20};
-constexpr int most_threads = 6;
+constexpr int max_threads = 6;
 
 struct Types {
     Format param, grad;
@@ -28,7 +28,7 @@ constexpr std::array<std::size_t, 22> sizes{0,  1,  3,  7,  8,   15,  16,   17, 
                                             63, 64, 65, 96, 127, 255, 1023, 1024, 1025, 2049, 4097};
 constexpr std::size_t largest = 4097;
 
-// Several threads where the build has them.
+// Several threads if the build has them.
 int use_threads(int n) {
     if (!detail::set_num_threads(n).empty()) CHECK(detail::set_num_threads(1).empty());
     return detail::num_threads();
@@ -39,14 +39,14 @@ std::string describe(const RuleInfo& rule, const Data& d) {
            detail::current_isa().name;
 }
 
-// Part of a data set as a tensor of its own.
+// Part of a data set as a separate tensor.
 class Slice {
   public:
     Slice(const Data& d, std::size_t first, std::size_t size, std::size_t alignment) : first_(first), size_(size) {
         tensor_ = ParamUpdate(std::int64_t(size), d.param, d.grad);
         for (std::size_t b = 0; b < d.buffers(); ++b) {
             const std::size_t element = size_of(d.type(b));
-            // Lined up, aligned for the type only, and (every other buffer) not even that.
+            // Fully aligned, aligned only for the type, and (every other buffer) unaligned.
             const std::size_t offset = alignment == 0 ? 0 : alignment == 1 ? (b + 1) * element : (b + first) % 2;
             const std::size_t copies = b == 1 ? d.grads.size() : 1;
             for (std::size_t k = 0; k < copies; ++k) {
@@ -104,7 +104,7 @@ void test_every_rule() {
                 if (++seed; quick() && (seed / 2 + seed / 20) % 3 != 0) continue;
                 const Data fresh =
                     make_data(types.param, types.grad, rule.states.size(), largest, steps.size(), kind, seed);
-                // Every combination of options in the compute types; a third of them in turn in each other type.
+                // Every combination of options in the compute types; a third of them in each other type.
                 const bool plain_types = types.param == types.grad && types.param == compute_format(types.param);
                 const std::uint64_t stride = quick() ? 6 : plain_types ? 1 : 3;
                 for (int variant = 0; variant < 12; ++variant) {
@@ -134,7 +134,7 @@ void test_every_rule() {
 
 // One call for one tensor.
 void test_single_tensors() {
-    use_threads(most_threads);
+    use_threads(max_threads);
     std::uint64_t seed = 1000;
     for (const RuleInfo& rule : detail::rules()) {
         for (const Types& types : all_types) {
@@ -156,7 +156,7 @@ void test_single_tensors() {
     }
 }
 
-// The whole of a data set in one buffer each, to be cut into tensors in any way.
+// A data set with one buffer each, to be split into tensors in any way.
 class Whole {
   public:
     explicit Whole(const Data& d) : data_(d) {}
@@ -224,7 +224,7 @@ void test_threads_and_partitions() {
             for (const Isa* isa : supported_isas()) {
                 CHECK(detail::choose_isa(isa->name).empty());
                 Random random(seed);
-                for (const int threads : {1, 3, most_threads}) {
+                for (const int threads : {1, 3, max_threads}) {
                     const int used = use_threads(threads);
                     const std::string what = describe(rule, fresh) + " on " + std::to_string(used) + " threads";
                     Whole one(fresh);
@@ -268,7 +268,7 @@ void test_mixed_list() {
         reference_steps(*plan[i / each].rule, expected[i], plan[i / each].hyper, steps);
     for (const Isa* isa : supported_isas()) {
         CHECK(detail::choose_isa(isa->name).empty());
-        for (const int threads : {1, most_threads}) {
+        for (const int threads : {1, max_threads}) {
             use_threads(threads);
             std::vector<Slice> slices;
             for (std::size_t i = 0; i < fresh.size(); ++i) slices.emplace_back(fresh[i], 0, fresh[i].size, i % 3);
@@ -289,7 +289,7 @@ void test_mixed_list() {
 
 // Scaling and clipping act as one factor; a step that is skipped changes nothing.
 void test_options() {
-    use_threads(most_threads);
+    use_threads(max_threads);
     const RuleInfo& rule = *detail::find_rule("adam");
     const std::size_t size = 40000;
     for (const Types& types : all_types) {
@@ -344,7 +344,7 @@ void on_trap(int) {
     std::_Exit(1);
 }
 
-// The caller's rounding direction, flushing and traps change no bit, and are as they were afterwards.
+// The caller's rounding mode, flushing and traps have no effect and are restored.
 void test_caller_modes() {
     std::signal(SIGFPE, on_trap);
     std::uint64_t seed = 3000;
@@ -382,7 +382,7 @@ void test_caller_modes() {
     }
 }
 
-// What the host computes for clipping is under the contract too.
+// The host's computations for clipping follow the arithmetic contract too.
 void test_caller_modes_with_clipping() {
     const RuleInfo& rule = *detail::find_rule("adam");
     const HyperValues h = default_hyper(rule);
@@ -421,7 +421,7 @@ void test_caller_modes_with_clipping() {
     }
 }
 
-// The coefficients of late steps: no power, product or difference leaves the numbers.
+// The coefficients of late steps: no power, product or difference overflows or becomes NaN.
 void test_late_steps() {
     use_threads(1);
     for (const RuleInfo& rule : detail::rules()) {
@@ -453,9 +453,9 @@ void test_late_steps() {
     }
 }
 
-// The streams that bandwidth is measured with, and p + factor * x.
+// The streams for measuring bandwidth, and p + factor * x.
 void test_sums() {
-    use_threads(most_threads);
+    use_threads(max_threads);
     for (const Isa* isa : supported_isas()) {
         CHECK(detail::choose_isa(isa->name).empty());
         for (const Format type : {Format::float32, Format::float64}) {

@@ -395,19 +395,23 @@ static inline adaptk_rows adaptk_make_rows(const adaptk_tensor* indices, const a
     return r;
 }
 
-/* What happens to rows without values. */
+/* The treatment of rows without values. */
 typedef enum adaptk_sparse_mode {
-    ADAPTK_LAZY = 0,    /* they stay as they are, and so do their states */
-    ADAPTK_DENSE = 1,   /* the same as with a gradient of 0, bit for bit */
-    ADAPTK_CATCH_UP = 2 /* like ADAPTK_LAZY, but a row first takes the steps that it missed, in closed form */
+    ADAPTK_LAZY = 0,    /* they and their states do not change */
+    ADAPTK_DENSE = 1,   /* the same as a gradient of 0, bit for bit */
+    ADAPTK_CATCH_UP = 2 /* like ADAPTK_LAZY, but a row first applies its missed steps, in closed form */
 } adaptk_sparse_mode;
 
-/* adaptk_step_stored() with gradients of rows. Params are in C order. Values are on the device of the param. Indices
- * are on the CPU or on that device; if they are on the device, the call waits for earlier work on the stream to read
- * them, and the stream must not be captured in a graph. `states` may be NULL for a rule without states. The option
- * `zero_grad` is not supported. ADAPTK_CATCH_UP needs a rule with a closed form for steps with a gradient of 0, and no
- * coupled weight decay. It uses the hyperparameters of this step for the missed steps too. On a device its params and
- * states are float32 or float64; `last_step` is always in CPU memory. */
+/* adaptk_step_stored() with sparse gradients: each has values for some rows of its param. Params must be in C order,
+ * and values on the device of the param. `states` may be NULL for a rule without states. The option `zero_grad` is not
+ * supported.
+ *
+ * Indices may be on the CPU or on the device of the param. If they are on the device, the call synchronizes with the
+ * stream to read them, so the stream must not be under capture.
+ *
+ * ADAPTK_CATCH_UP requires a rule with a closed form for steps with zero gradients, and no coupled weight decay. It
+ * applies the hyperparameters of this step to the missed steps too. On a device, its params and states must be float32
+ * or float64. `last_step` is always in CPU memory. */
 ADAPTK_API adaptk_status adaptk_step_rows(const char* rule, const adaptk_hyper* hypers, size_t hyper_count,
                                           int64_t step, uint64_t seed, size_t count, const adaptk_tensor* const* params,
                                           const adaptk_rows* const* grads, const adaptk_stored* const* states,

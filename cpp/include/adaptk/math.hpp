@@ -29,17 +29,17 @@ ADAPTK_HD float abs(float x) { return ::fabsf(x); }
 ADAPTK_HD double abs(double x) { return ::fabs(x); }
 #endif
 
-// A NaN on either side comes out; IEEE maxNum and std::max would drop it.
+// NaN if either argument is NaN, unlike IEEE maxNum and std::max.
 template <class T> ADAPTK_HD T max(T a, T b) { return (a > b || a != a) ? a : b; }
 template <class T> ADAPTK_HD T min(T a, T b) { return (a < b || a != a) ? a : b; }
 
-// x in [lo, hi]; NaN stays NaN.
+// x limited to [lo, hi]. NaN is passed through.
 template <class T> ADAPTK_HD T clamp(T x, T lo, T hi) {
     const T y = x < lo ? lo : x;
     return y > hi ? hi : y;
 }
 
-// -1, +0 or 1; NaN stays NaN.
+// -1, +0 or 1. NaN is passed through.
 template <class T> ADAPTK_HD T sign(T x) {
     const T y = x > T(0) ? T(1) : (x == T(0) ? T(0) : x);
     return x < T(0) ? T(-1) : y;

@@ -1,5 +1,5 @@
-// AdaGrad and Adam with one second moment for each row of a param. They are for embedding tables: a second moment for
-// each element would take as much memory as the table.
+// AdaGrad and Adam with one second moment per row of a param, for embedding tables: a second moment per element would
+// take as much memory as the table.
 //
 // The formulas are those that FBGEMM documents as EXACT_ROWWISE_ADAGRAD and PARTIAL_ROWWISE_ADAM, and torchrec as
 // RowWiseAdagrad and PartialRowWiseAdam.
@@ -34,7 +34,8 @@ struct RowWiseAdaGrad {
     static constexpr const char* name = "rowwise_adagrad";
     static constexpr const char* class_name = "RowWiseAdaGrad";
     static constexpr const char* variant = "";
-    static constexpr const char* summary = "AdaGrad with one sum for each row: of the means of its squared gradients.";
+    static constexpr const char* summary =
+        "AdaGrad with one accumulator per row: the sum of the row's mean squared gradients.";
     static constexpr const char* formula = "r += mean(g*g), the mean over the row\n"
                                            "p -= lr_t / (sqrt(r + eps_in) + eps_out) * g,  "
                                            "lr_t = lr / (1 + (t-1)*lr_decay)";
@@ -66,7 +67,7 @@ struct RowWiseAdam {
     static constexpr const char* name = "rowwise_adam";
     static constexpr const char* class_name = "RowWiseAdam";
     static constexpr const char* variant = "";
-    static constexpr const char* summary = "Adam with one second moment for each row.";
+    static constexpr const char* summary = "Adam with one second moment per row.";
     static constexpr const char* formula = "m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*mean(g*g), the mean over the row\n"
                                            "p -= lr/(1-b1^t) / (sqrt(v)/sqrt(1-b2^t) + eps) * m\n"
                                            "eps_hat: p -= lr*sqrt(1-b2^t)/(1-b1^t) / (sqrt(v) + eps) * m";

@@ -30,7 +30,7 @@ def chart(
     last: str | None = None,
     lowest: float = 0.0,
     height: int = 12,
-    most_width: int = 84,
+    max_width: int = 84,
 ) -> None:
     """Draw positive values over 0, 1, 2, ... on a logarithmic axis. `last` is the label of the right end.
 
@@ -48,7 +48,7 @@ def chart(
     if high - low < 0.1:
         low, high = low - 0.05, high + 0.05
     margin = 9
-    width = max(10, min(screen.width or most_width, most_width) - margin - 2)
+    width = max(10, min(screen.width or max_width, max_width) - margin - 2)
     dots = screen.console is not None and screen.unicode
     across, down = (2, 4) if dots else (1, 1)
     columns, rows = width * across, height * down

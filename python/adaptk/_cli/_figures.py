@@ -37,7 +37,7 @@ END = "<!-- figures: end -->"
 KEPT = Path("bench") / "figures.json"
 PACKAGES = ("numpy", "torch", "jax", "optax", "scipy", "deepspeed")
 # A study is stopped if it exceeds this multiple of the expected time, and this number of seconds.
-PATIENCE, LEAST_PATIENCE = 5.0, 600.0
+PATIENCE, MIN_PATIENCE = 5.0, 600.0
 
 
 def checkout() -> Path:
@@ -347,7 +347,7 @@ def run_study(study: Study, root: Path, quick: bool, bar: Progress) -> Raw:
     arguments = [*study.command, *(study.quick if quick else ())]
     arguments = [a.format(threads=adaptk.get_num_threads()) for a in arguments]
     start = time.monotonic()
-    limit = max(PATIENCE * study.seconds, LEAST_PATIENCE)
+    limit = max(PATIENCE * study.seconds, MIN_PATIENCE)
     shown = 0.0
     with tempfile.TemporaryDirectory() as folder:
         results, errors = Path(folder) / "results.json", Path(folder) / "errors"

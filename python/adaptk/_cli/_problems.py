@@ -210,7 +210,7 @@ def _normalised(x: Array) -> tuple[Array, Array]:
     return centred / root, root
 
 
-def _behind_norm(delta: Array, normal: Array, root: Array) -> Array:
+def _norm_backward(delta: Array, normal: Array, root: Array) -> Array:
     """The gradient with respect to the input of _normalised(), from that with respect to its output."""
     result: Array = (
         delta - delta.mean(axis=-1, keepdims=True) - normal * (delta * normal).mean(axis=-1, keepdims=True)
@@ -279,15 +279,15 @@ def transformer(
     delta[rows, wanted.reshape(-1)] -= 1
     delta = (delta / wanted.size).reshape(*wanted.shape, -1)
     d_last = product(c, delta)
-    dz = _behind_norm(delta @ last.T, c, root_c)
+    dz = _norm_backward(delta @ last.T, c, root_c)
     d_inner = (dz @ second.T) * (1 - inner * inner)
-    dy = dz + _behind_norm(d_inner @ first.T, b, root_b)
-    d_seen = _heads(dy @ out.T)
-    dv = strength.swapaxes(2, 3) @ d_seen
-    d_strength = d_seen @ v.swapaxes(2, 3)
+    dy = dz + _norm_backward(d_inner @ first.T, b, root_b)
+    d_attended = _heads(dy @ out.T)
+    dv = strength.swapaxes(2, 3) @ d_attended
+    d_strength = d_attended @ v.swapaxes(2, 3)
     d_scores = strength * (d_strength - (d_strength * strength).sum(axis=-1, keepdims=True)) * scale
     joined = np.concatenate([_joined(d) for d in (d_scores @ k, d_scores.swapaxes(2, 3) @ q, dv)], axis=-1)
-    dx = dy + _behind_norm(joined @ into.T, a, root_a)
+    dx = dy + _norm_backward(joined @ into.T, a, root_a)
     d_characters = np.zeros_like(characters)
     np.add.at(d_characters, given, dx)
     d_places = np.zeros_like(places)

@@ -27,7 +27,7 @@ def signum(p: Any, g: Any, exp_avg: Any, h: Any, t: Any) -> Any:
 
 
 @entry("RPropDelayed",
-       formula="s *= eta_plus where g*u > 0;  s *= eta_minus where g*u < 0, and then clip(s, step_min, step_max)\n"
+       formula="s *= eta_plus if g*u > 0;  s *= eta_minus if g*u < 0, then clip(s, step_min, step_max)\n"
        "p -= u where g*u >= 0;  u = sign(g)*s where g*u >= 0, else 0",
        source="optax.rprop, after Riedmiller and Braun 1993", states={"prev_update": 0.0, "step_size": "lr"},
        nonnegative=["step_size"], lr=1e-2, eta_minus=0.5, eta_plus=1.2, step_min=1e-6, step_max=50.0,

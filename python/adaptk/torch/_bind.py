@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptk import formats
 from adaptk._registry import Rule, State, rule_of
 from adaptk.torch import _private
-from adaptk.torch._dtensor import is_cut, is_sharded, local_part, placed_like
+from adaptk.torch._dtensor import is_partitioned, is_sharded, local_part, placed_like
 from adaptk.torch._tensors import (
     check_storage,
     check_wrapper,
@@ -180,7 +180,7 @@ class Binding(torch.optim.Optimizer):
         subclass = type(p) not in _PLAIN
         wraps = subclass and is_wrapper(local_part(p))
         odd = wraps or p.is_complex() or (subclass and is_sharded(p)) or not is_dense(p)
-        if rule.reduces and is_cut(p):
+        if rule.reduces and is_partitioned(p):
             raise TypeError(
                 f"{where}: a DTensor that is cut into parts, and {rule.name} reduces whole tensors to numbers, such as "
                 "a norm; no process has a whole one"
@@ -565,7 +565,7 @@ class Binding(torch.optim.Optimizer):
 
     @staticmethod
     @torch.no_grad()
-    def _put_back(copies: list[tuple[Tensor, Tensor]]) -> None:
+    def _copy_back(copies: list[tuple[Tensor, Tensor]]) -> None:
         for target, source in copies:
             target.copy_(source)
 
@@ -581,7 +581,7 @@ class Binding(torch.optim.Optimizer):
         return not (is_sharded(p) or is_wrapper(p) or p.is_complex() or not is_dense(p))
 
     @staticmethod
-    def _check_beside(p: Tensor, t: Any, where: str) -> None:
+    def _check_epilogue_tensor(p: Tensor, t: Any, where: str) -> None:
         """A tensor that PyTorch copies or averages a param into."""
         if not isinstance(t, Tensor):
             raise TypeError(f"{where}: {type(t).__name__}, expected a torch.Tensor")

@@ -25,7 +25,7 @@ def local_part(t: Any) -> Tensor:
     return part
 
 
-def is_cut(t: Any) -> bool:
+def is_partitioned(t: Any) -> bool:
     """Whether the tensor is divided, so that no process has all of it."""
     return is_sharded(t) and not all(x.is_replicate() for x in t.placements)
 

@@ -24,7 +24,7 @@ from adaptk.torch._load import Ids, check_loaded, in_own_order
 from adaptk.torch._norm import sharded_norm
 from adaptk.torch._options import STEP, STORAGE, check_lr, check_step_options, of_groups, refuse_all_gradients
 from adaptk.torch._tensors import detached, is_wrapper, plain_copy
-from adaptk.torch._undo import Undo, take_back
+from adaptk.torch._undo import Undo, roll_back
 
 with suppress(ImportError):  # before 2.1, where optimizers refuse to be constructed
     from torch.autograd.graph import increment_version
@@ -380,22 +380,22 @@ class Fused(Binding):
                 self, groups, rules, self.state, scale, clip, skip_nonfinite, undo, *beside
             )
         except BaseException:
-            take_back(undo)
+            roll_back(undo)
             raise
         if skipped:
-            take_back(undo)
+            roll_back(undo)
         if updated:
             increment_version(updated)
         if zero_grad:
             self._zero_grads(nonzero)
         if not skipped and (copies is not None or averages is not None):
-            self._write_beside(copies, averages, others)
+            self._finish_epilogues(copies, averages, others)
         if not skipped:
-            self._carry_on()
+            self._update_carried()
         self.last_step = StepInfo(found if norm is None else norm, skipped)
         return loss
 
-    def _carry_on(self) -> None:
+    def _update_carried(self) -> None:
         """After a step: what its rules hand on to the next one."""
 
     @torch.no_grad()
@@ -415,7 +415,7 @@ class Fused(Binding):
             increment_version(done)
 
     @torch.no_grad()
-    def _write_beside(self, copies: list[Any] | None, averages: Any, others: list[int]) -> None:
+    def _finish_epilogues(self, copies: list[Any] | None, averages: Any, others: list[int]) -> None:
         """What PyTorch is to know of tensors that the step has written, and the same for the other params."""
         params = [p for g in self.param_groups for p in g["params"]]
         means, decay = averages if averages is not None else (None, 0.0)
@@ -477,7 +477,7 @@ class Fused(Binding):
         try:
             updated = self._native_plan().step_param(self, self.param_groups, param, self.state, undo)
         except BaseException:
-            take_back(undo)
+            roll_back(undo)
             raise
         if updated:
             increment_version([param])
@@ -513,7 +513,7 @@ class Fused(Binding):
         try:
             updated = self._native_plan().catch_up(self, self.param_groups, rules, self.state, undo)
         except BaseException:
-            take_back(undo)
+            roll_back(undo)
             raise
         if updated:
             increment_version(updated)

@@ -45,7 +45,7 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
     def hooked(*args: Any, **kwargs: Any) -> Any:
         self = args[0]
         if is_traced():
-            if type(self).step is hooked and _private.goes_into_graph(self, kwargs):
+            if type(self).step is hooked and _private.is_traceable_step(self, kwargs):
                 return _private.step_in_graph(*args, **kwargs)
             return untraced(*args, **kwargs)
         if type(self).step is not hooked:  # what overrides it has been wrapped by PyTorch

@@ -20,7 +20,7 @@ from adaptk.torch._own import Own
 class Made(Own):
     """Base of their classes, which no module has a name for."""
 
-    def _carry_on(self) -> None:
+    def _update_carried(self) -> None:
         rule = rule_of(self._name)
         if not rule.carried:
             return
@@ -34,7 +34,7 @@ class Made(Own):
             steps = [int(self.state[p]["step"]) for p in group["params"] if "step" in self.state.get(p, ())]
             if steps:
                 values = [float(x) for x in self._values(group).values()]
-                group.update(_core.carry_on(rule.key, values, max(steps), measured))
+                group.update(_core.next_carried(rule.key, values, max(steps), measured))
 
     def step_param(self, param: Tensor) -> None:
         if rule_of(self._name).carried:

@@ -37,7 +37,7 @@ from adaptk.torch._tensors import (
     overlaps_itself,
     plain_copy,
 )
-from adaptk.torch._undo import Undo, put, take_back
+from adaptk.torch._undo import Undo, put, roll_back
 
 # Without the hooks of all optimizers, which are called for the whole step.
 _step_of_rest: Callable[..., Any] = inspect.unwrap(Fused.step)
@@ -390,7 +390,7 @@ class Muon(Fused, _TorchMuon):
             if rest.param_groups:
                 _step_of_rest(rest, clip_norm=clip_norm, grad_norm=norm, skip_nonfinite=False, zero_grad=False)
         except BaseException:
-            take_back(undo)
+            roll_back(undo)
             raise
         for param, buffer, grad, group in todo:
             self._step_matrix(param, buffer, grad, group, scale)
@@ -411,7 +411,7 @@ class Muon(Fused, _TorchMuon):
                 try:
                     (bound,) = self._bound({**group, "params": [param]}, i, undo)
                 except BaseException:
-                    take_back(undo)
+                    roll_back(undo)
                     raise
                 self._step_matrix(*bound, 1.0)
                 return

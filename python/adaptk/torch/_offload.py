@@ -23,7 +23,7 @@ from adaptk.torch._fused import Fused
 from adaptk.torch._muon import Muon
 from adaptk.torch._options import check_params, of_groups, refuse_all_gradients
 from adaptk.torch._tensors import in_layout_of, is_dense, is_wrapper, plain_copy
-from adaptk.torch._undo import Undo, take_back
+from adaptk.torch._undo import Undo, roll_back
 
 _GRADS = ("keep", "collect", "step")
 
@@ -136,7 +136,7 @@ class _Slot:
         self.again: list[Tensor] = []  # gradients whose sums have failed
         self.part: Any = None
         self.is_stepped = False  # with this round's gradient
-        self.is_unsent = False
+        self.needs_send = False
 
     def forget_grad(self) -> None:
         self.grad, self.event, self.fetched, self.arrived = None, 0, None, 0
@@ -538,7 +538,7 @@ class Offload(torch.optim.Optimizer):
                 out,
             )
         except BaseException:
-            take_back(undo)
+            roll_back(undo)
             raise
         part.start(self._tasks(), 0 if slot.sums else slot.event, send)
         slot.part = part
@@ -555,8 +555,8 @@ class Offload(torch.optim.Optimizer):
                 part.finish()
                 if part.error:
                     failed.append(f"{slot.label}: {part.error}")
-                if part.put_through:
-                    slot.is_unsent = bool(part.error)
+                if part.succeeded:
+                    slot.needs_send = bool(part.error)
                     slot.is_stepped = True
                     slot.forget_grad()
             for done, given in slot.sums:
@@ -668,9 +668,9 @@ class Offload(torch.optim.Optimizer):
             for given in slot.again:
                 self._start_sum(slot, given)
             slot.again.clear()
-            if slot.is_unsent and slot.out is not None:
+            if slot.needs_send and slot.out is not None:
                 slot.local.copy_(slot.out)
-                slot.is_unsent = False
+                slot.needs_send = False
         if found_inf is not None and float(found_inf) != 0.0:
             self._end(StepInfo(None, True))
             return
@@ -691,7 +691,7 @@ class Offload(torch.optim.Optimizer):
             self._begin(slot, scale, clip, norm)
         self._finish()
         if ready or begun:
-            self._carry_on()
+            self._update_carried()
         self._end(StepInfo(None if norm is None else abs(scale) * norm, False))
         if changed:
             raise RuntimeError(
@@ -711,10 +711,10 @@ class Offload(torch.optim.Optimizer):
                 slot.param.grad = torch.zeros_like(slot.param.grad)
         self.last_step = info
 
-    def _carry_on(self) -> None:
+    def _update_carried(self) -> None:
         """What the rule hands on to the next step, and states that the first one has made."""
         inner = self._rule_of_masters()
-        inner._carry_on()
+        inner._update_carried()
         for own, group in zip(self.param_groups, inner.param_groups, strict=True):
             own.update({k: v for k, v in group.items() if k != "params"})
         for slot in self._slots:

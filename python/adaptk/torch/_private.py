@@ -122,7 +122,7 @@ def _params_of(optimizer: Any) -> list[Any]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def goes_into_graph(optimizer: Any, arguments: Mapping[str, Any]) -> bool:
+def is_traceable_step(optimizer: Any, arguments: Mapping[str, Any]) -> bool:
     """Whether a step with these arguments can be one operator, while torch.compile traces it."""
     known = all(name in _IN_GRAPH for name in arguments)
     return known and all(type(p) in (Tensor, torch.nn.Parameter) for p in optimizer._known_params)

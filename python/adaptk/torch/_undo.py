@@ -19,7 +19,7 @@ def drop(mapping: Any, key: Any, undo: Undo) -> None:
     undo.append((mapping, key, mapping.pop(key)))
 
 
-def take_back(undo: Undo) -> None:
+def roll_back(undo: Undo) -> None:
     for mapping, key, value in reversed(undo):
         if value is _MISSING:
             mapping.pop(key, None)

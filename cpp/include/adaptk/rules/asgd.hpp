@@ -18,7 +18,7 @@ struct Asgd {
     static constexpr const char* summary = "Averaged gradient descent: the average of the parameters is kept in ax.";
     static constexpr const char* formula = "eta = lr / (1 + lambd*lr*(t-1))^alpha;  mu = 1 / max(1, t-1-t0)\n"
                                            "p = p*(1 - lambd*eta) - eta*g\n"
-                                           "ax += (p - ax)*mu  (ax = p where mu = 1)";
+                                           "ax += (p - ax)*mu  (ax = p if mu = 1)";
     static constexpr const char* source = "Polyak and Juditsky 1992; torch.optim.ASGD";
     static constexpr std::array hyperparameters{
         Hyperparameter{"lr", 1e-2, Range::nonnegative, "learning rate"},

@@ -17,7 +17,7 @@ struct DeltaBarDelta {
     static constexpr const char* variant = "";
     static constexpr const char* summary =
         "Delta-bar-delta: a learning rate for each parameter. For full-batch gradients only.";
-    static constexpr const char* formula = "eta += kappa where bar*g > 0;  eta *= 1 - phi where bar*g < 0\n"
+    static constexpr const char* formula = "eta += kappa if bar*g > 0;  eta *= 1 - phi if bar*g < 0\n"
                                            "eta = clip(eta, eta_min, eta_max)\n"
                                            "p -= eta*g\n"
                                            "bar = theta*bar + (1 - theta)*g";

@@ -16,7 +16,7 @@ struct RProp {
     static constexpr const char* summary =
         "Resilient propagation: step sizes from gradient signs. For full-batch gradients only.";
     static constexpr const char* formula =
-        "s *= eta_plus where g*prev > 0;  s *= eta_minus and g = 0 where g*prev < 0;  s = clip(s, step_min, step_max)\n"
+        "s *= eta_plus if g*prev > 0;  s *= eta_minus and g = 0 if g*prev < 0;  s = clip(s, step_min, step_max)\n"
         "p -= sign(g)*s;  prev = g";
     static constexpr const char* source = "Riedmiller and Braun 1993; torch.optim.Rprop";
     static constexpr std::array hyperparameters{

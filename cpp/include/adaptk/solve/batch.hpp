@@ -51,10 +51,10 @@
 
 namespace adaptk::solve {
 
-// Hands out problems; `more` returns false if there are none left. Called repeatedly, by several threads at once.
+// A queue of problems; `more` returns false if none are left. Several threads call it concurrently.
 struct BatchFeed {
     bool (*more)(void* context, std::int64_t& begin, std::int64_t& end) = nullptr;
-    bool (*go)(void* context) = nullptr;  // returns false if all must end at once; called now and then
+    bool (*go)(void* context) = nullptr;  // called periodically; returns false to stop at once
     void* context = nullptr;
 
     bool take(std::int64_t& begin, std::int64_t& end) const { return more(context, begin, end); }
@@ -70,7 +70,7 @@ template <class Model, class V> struct ModelRows {
     template <class Points>
     ADAPTK_KERNEL_TOO void operator()(const V* p, Points points, int stride, int count, V* out) const {
         constexpr int n = Model::size;
-        // Copies, since stores to `out` could otherwise alias the parameters.
+        // Copies: stores to `out` could alias the parameters.
         V q[n];
         ADAPTK_KERNEL_UNROLL
         for (int j = 0; j < n; ++j) q[j] = p[j];
@@ -87,8 +87,8 @@ template <class Model, class V> struct ModelRows {
     }
 };
 
-// Where lanes store what belongs to each point: `Points` holds the data, and rows of J are in a local array, one block
-// at a time. Threads of a CUDA kernel store both elsewhere (cuda/batch_kernels.cu), and compute rows one by one.
+// The storage of lanes for each point: `Points` holds the data; rows of J are in a local array, one block at a time.
+// Threads of a CUDA kernel store both differently (cuda/batch_kernels.cu) and compute rows one by one.
 template <class V> struct LaneMemory {
     using Points = V*;
     static constexpr bool row_by_row = false;
@@ -158,10 +158,10 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
     // The first damping, for columns of norm 1, and the smallest factor between two dampings: of those tried on NIST's
     // sets (1e-4 to 1, 0.003 to 1/3), the pair that gave the most digits, with nearly the fewest trial points.
     static constexpr T first_damping = T(1e-3), least_factor = T(0.03);
-    // A column with less than this share of the others is only cancellation.
-    static constexpr T silent_share = 64 * epsilon<T>;
-    // A variable has run away if it is this many times its first size.
-    static constexpr T most_growth = T(4096);
+    // A column smaller than this fraction of the others is considered cancellation.
+    static constexpr T cancellation_share = 64 * epsilon<T>;
+    // |D x| counts a variable as at most this many times its initial size.
+    static constexpr T max_growth = T(4096);
 
     // The power of two below a size that is far from 1, else 1.
     ADAPTK_KERNEL_TOO static T unit_of(T size) {
@@ -193,7 +193,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         }
     }
 
-    // Puts the next problem into lane l; false if there is none.
+    // Loads the next problem into lane l; false if there is none.
     template <class Feed> ADAPTK_ONCE bool load(int l, Feed& feed) {
         if (next_ == end_ && !feed.take(next_, end_)) {
             next_ = end_ = 0;
@@ -227,8 +227,8 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
                 largest = greater_of<T>(largest, absolute<T>(data[i]));
             }
         }
-        // Squares must not overflow or underflow, so very large and very small residuals and variables have other
-        // units.
+        // Very large and very small residuals and variables are rescaled, so that squares do not overflow or
+        // underflow.
         at(scale, l) = 1 / unit_of(largest);
         const T* start = f.start + k * f.start_stride;
         const T* lower = f.lower == nullptr ? nullptr : f.lower + k * f.bounds_stride;
@@ -267,7 +267,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         return true;
     }
 
-    // Sets the units of the variables from their columns at the start, in the lanes that are `uncertain`.
+    // Sets the units of the variables from their columns at the start, in the `uncertain` lanes.
     ADAPTK_ONCE void calibrate() {
         V rows[rows_at_once][n + 1], most[n] = {};
         for (int first = 0; first < f.points; first += rows_at_once) {
@@ -407,7 +407,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         ADAPTK_KERNEL_UNROLL
         for (int k = 0; k < n; ++k) {
             const V size = norm[k] * inverse_unit[k];
-            const M silent = M(size == T(0)) | (M(second < infinity) & M(size <= silent_share * second));
+            const M silent = M(size == T(0)) | (M(second < infinity) & M(size <= cancellation_share * second));
             const V assumed = sqrt(cost_n) / (typical[k] * inverse_unit[k]);
             d[k] = (fresh & silent & M(assumed < infinity)) ? assumed : d[k];
         }
@@ -465,7 +465,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
         const V fall = absolute(actual), expected = absolute(predicted);
         const M reduced = moved & finite & M(fall <= ftol) & M(expected <= ftol) & M(ratio <= T(2));
         const M step = moved & small;
-        // Later lines take precedence.
+        // Later assignments take precedence.
         V s = lane<V>(running);
         s = iterations >= T(o.max_iterations) ? lane<V>(int(Status::limit)) : s;
         s = (moved & stuck) ? lane<V>(int(Status::precision)) : s;
@@ -557,7 +557,7 @@ template <class V, int n, class Rows, class Memory = LaneMemory<V>> class BatchL
             same &= M(next == x[k]);
             trial[k] = fresh ? trial[k] : next;
             step += (d_used[k] * p[k]) * (d_used[k] * p[k]);
-            const V at_unit = d_used[k] * (lesser_of(absolute(x[k]), most_growth * typical[k]) * inverse_unit[k]);
+            const V at_unit = d_used[k] * (lesser_of(absolute(x[k]), max_growth * typical[k]) * inverse_unit[k]);
             size += at_unit * at_unit;
             V w{};
             ADAPTK_KERNEL_UNROLL
