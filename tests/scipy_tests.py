@@ -26,7 +26,7 @@ calls = 0
 
 
 def _dense(function: Any) -> Any:
-    """The same function with sparse matrices converted to dense ones, so that the solver that factors them is tested."""
+    """The same function with sparse matrices converted to dense ones, to test the solver that factors them."""
     if not callable(function):
         return function
 
