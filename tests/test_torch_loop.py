@@ -64,7 +64,9 @@ def test_a_step_unscales_only_if_fused() -> None:
     for name in ("Adam", "AdamW", "Adagrad", "SGD"):
         for fused in (None, False, True):
             opt, theirs = (getattr(m, name)(params(), fused=fused) for m in (at, torch.optim))
-            assert handles_unscaling(opt) == handles_unscaling(theirs) == bool(fused)
+            assert handles_unscaling(opt) == bool(fused)
+            # PyTorch 2.10 leaves it out of Adagrad.
+            assert handles_unscaling(theirs) == bool(fused) or name == "Adagrad"
     for name in (*TORCHS, *OWN, "Muon"):
         assert not handles_unscaling(getattr(at, name)(params(shapes=[(2, 2)])))
     for name in OWN:
@@ -206,6 +208,7 @@ def test_pre_hooks_change_the_arguments() -> None:
         opt.step()
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # of PyTorch 2.10
 def test_profilers_see_the_step() -> None:
     p = params(shapes=[(3,)])
     opt = at.Adam(p)

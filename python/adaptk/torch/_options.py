@@ -68,6 +68,8 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
             if not takes_any and option not in known:
                 raise unexpected(name, option, [*known, *STORAGE, *STEP])
         init(self, params, *args, **kwargs)
+        # PyTorch's Adagrad says so only since 2.11.
+        self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
 
     own = list(inspect.signature(init).parameters.values())
     rest = [p for p in own if p.kind is p.VAR_KEYWORD]

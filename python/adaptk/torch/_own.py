@@ -67,7 +67,6 @@ class Own(Fused):
         defaults = {**defaults, **options}
         self._gather_betas(defaults)
         super().__init__(params, {**defaults, "fused": fused})
-        self._step_supports_amp_scaling = bool(fused)
 
     def _checked_betas(self, betas: Any) -> tuple[Any, ...]:
         count = len(betas_of(rule_of(self._name)))
