@@ -176,11 +176,12 @@ def many() -> list[Any]:
     """Functions on many tensors that only devices and sharded tensors need."""
     import adaptk.torch
     import torch
+    from adaptk.torch._norm import sharded_norm
 
     steps = [torch.zeros(()), torch.ones(())]
     adaptk.torch.Adam._count(steps, 1)
     grads = [numbers(2, 3).bfloat16(), numbers(5)]
-    return [[float(t) for t in steps], adaptk.torch.Adam._sharded_norm([_with_grad(g) for g in grads], None)[0]]
+    return [[float(t) for t in steps], sharded_norm([_with_grad(g) for g in grads], None)[0]]
 
 
 def _with_grad(grad: Any) -> Any:
