@@ -1,4 +1,4 @@
-"""Params in bfloat16 with what rounding loses beside them, in C: the bits of adaptk.ops and of optimizer objects."""
+"""bfloat16 params with remainders or compensations in C: the bits of adaptk.ops and of optimizer objects."""
 
 from __future__ import annotations
 

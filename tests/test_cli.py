@@ -33,7 +33,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def in_terminal(*arguments: str, columns: int = 100, **environment: str) -> tuple[int, str, str]:
-    """Status, standard output and standard error of `python -m adaptk`, each in a terminal of its own."""
+    """Status, standard output and standard error of `python -m adaptk`, each in a separate terminal."""
     pty = pytest.importorskip("pty", reason="a system without pseudo-terminals")
     import fcntl
     import termios

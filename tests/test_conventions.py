@@ -607,7 +607,7 @@ def test_float64_trajectory(case: Case) -> None:
             np.testing.assert_allclose(mine[name], value, rtol=1e-12, atol=1e-14 * np.abs(value).max(), err_msg=name)
 
 
-# The formulas are compared in float64; in float32 no option has arithmetic of its own.
+# The formulas are compared in float64; in float32 no option has different arithmetic.
 @pytest.mark.full
 @pytest.mark.parametrize(
     "case",

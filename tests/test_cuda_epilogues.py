@@ -1,4 +1,4 @@
-"""Epilogues of a step and sums of gradients on a CUDA device, beside the same on the CPU: the same bits."""
+"""Epilogues of a step and sums of gradients on a CUDA device: the same bits as on the CPU."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_reductions_over_all_params(device: Library, rule: str) -> None:
 @needs_nvrtc
 @pytest.mark.parametrize("rule", ["fromage", "dog"])
 def test_reductions_over_several_leaves(device: Library, rule: str) -> None:
-    """Leaves of 8192 elements, each added up by a warp of its own: the second one spans two params with `dog`."""
+    """Leaves of 8192 elements, each added up by a separate warp: the second one spans two params with `dog`."""
     made = find(rule)
     assert made is not None
     rng = np.random.default_rng(6)

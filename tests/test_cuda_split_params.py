@@ -1,4 +1,4 @@
-"""Params of 16 bits in formats of their own on a CUDA device, the same bits as on the CPU."""
+"""16-bit params with param formats on a CUDA device: the same bits as on the CPU."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_reductions_if_the_device_counts(rule: str, machine: device_arrays.Machi
 
 
 def step_by_rows(pair: Pair, steps: int) -> None:
-    """With sparse gradients beside dense ones, and indices on the device."""
+    """With sparse and dense gradients, and indices on the device."""
     for t in range(steps):
         pair.set_grads()
         for i, absent in ((2, False), (4, t == 1)):

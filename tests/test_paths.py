@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 SCRIPT = DOCS / "_static" / "paths" / "rules.js"
 STEPS = 60
 
-# Each path as text with 17 digits, for all rules on all surfaces, at two rates each; and each surface's gradient beside
-# the quotient of differences.
+# Each path as text with 17 digits, for all rules on all surfaces, at two rates each; and each surface's gradient with
+# its finite difference.
 PROGRAM = """
 const { surfaces, path } = require(process.argv[2]);
 require(process.argv[3]);

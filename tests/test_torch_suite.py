@@ -527,7 +527,7 @@ def test_older_state_dicts(table: dict[str, Any], name: str) -> None:
                 if flag in group:
                     del group[flag]
         other, third = copy.deepcopy(model), copy.deepcopy(model)
-        # Options that go on from the dict, where they are not torch's defaults, are the dict's.
+        # Options that are not torch's defaults are loaded from the dict.
         a, b = ours(name, other.parameters(), **options), torchs(name, third.parameters(), **copy.deepcopy(options))
         a.load_state_dict(copy.deepcopy(old))
         b.load_state_dict(copy.deepcopy(old))

@@ -271,7 +271,7 @@ def checkpoint(at: Place, rule: str, world: int) -> str:
 
 
 def fsdp(at: Place) -> dict[str, Any]:
-    """The state is saved half-way, and training goes on."""
+    """The state is saved halfway, and training continues."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
@@ -591,7 +591,7 @@ def sixteen_bits(at: Place) -> dict[str, Any]:
 
 
 def every_class(at: Place) -> dict[str, Any]:
-    """Each class saves its sharded state, loads it into a new optimizer, and both go on."""
+    """Each class saves its sharded state and loads it into a new optimizer; both continue."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     found = {}
