@@ -60,7 +60,7 @@ def test_table_and_overhead(capsys: pytest.CaptureFixture[str]) -> None:
     assert "below 1.00 it is the faster one" in " ".join(legend)
 
 
-def test_an_interrupt_loses_no_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_keeps_results(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     measure = _bench.measure
 
     def interrupted(rule: adaptk.Rule, *arguments: Any) -> Any:

@@ -88,7 +88,7 @@ def test_torch_layouts(torch: Any) -> None:
         adaptk.ops.sgd(p, torch.ones(3, 4).t(), step=1)
 
 
-def test_torch_beside_numpy(torch: Any) -> None:
+def test_torch_and_numpy_in_one_call(torch: Any) -> None:
     for names in itertools.chain.from_iterable(itertools.combinations(arguments("adam"), k) for k in range(5)):
         for order in ("C", "F"):
             arrays = {name: np.array(b, order=order) for name, b in make("adam", (3, 4), "float64", "float32").items()}

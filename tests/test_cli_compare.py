@@ -36,7 +36,7 @@ def made(name: str, steps: int) -> Task:
 
 # The gradients of the others are measured on minibatches, see below.
 @pytest.mark.parametrize("name", [n for n in PROBLEMS if n not in ("text", "cnn", "transformer")])
-def test_gradients_are_those_of_the_loss(name: str) -> None:
+def test_gradients_match_differences_of_the_loss(name: str) -> None:
     task = made(name, 44)
     rng = np.random.default_rng(1)
     params = [p.astype(np.float64) + 0.1 * rng.standard_normal(p.shape) for p in task.start]

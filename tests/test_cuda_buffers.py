@@ -409,7 +409,7 @@ def test_numbers_on_the_device_are_ordered_too(
 # Devices
 
 
-def test_numbers_on_the_device_beside_params_on_the_cpu() -> None:
+def test_numbers_on_the_device_with_params_on_the_cpu() -> None:
     class Number(Exchange):
         def __float__(self) -> float:
             return float(self.host())

@@ -94,7 +94,7 @@ def steps(apply: Callable[..., Any], opt: Any, params: Any) -> Any:
     ],
     ids=str,
 )
-def test_steps_are_those_of_the_cpu(on_device: Route, rule: str, state_dtype: Any) -> None:
+def test_steps_match_the_cpu(on_device: Route, rule: str, state_dtype: Any) -> None:
     opt = getattr(adaptk.jax, rule)(0.0123, state_dtype=state_dtype, min_8bit_size=0, seed=5)
     params = randoms(0)
     assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))

@@ -89,7 +89,7 @@ def test_resuming(at: int) -> None:
     assert list(resumed) == wanted(at + len(rest) + 5)[-5:]
 
 
-def test_states_behind_a_loader_that_asks_early() -> None:
+def test_states_with_a_prefetching_loader() -> None:
     sampler = TorchSampler(new(), steps=5)
     loaded(sampler)
     iterator = iter(sampler)

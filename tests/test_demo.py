@@ -190,7 +190,7 @@ def test_the_interim_gradient_is_taken_at_the_interim_point(monkeypatch):
 
 
 @pytest.mark.parametrize("layers", _demo.MODELS.values(), ids=list(_demo.MODELS))
-def test_gradients_are_those_of_the_loss(layers):
+def test_gradients_match_differences_of_the_loss(layers):
     data = _demo.load_digits(0)
     x, y = data.train_x[:20].astype(np.float64), data.train_y[:20]
     rng = np.random.default_rng(1)
@@ -388,7 +388,7 @@ def test_the_command():
     assert done.stderr == ""
 
 
-def test_the_fits_beside_scipy():
+def test_fits_against_scipy():
     pytest.importorskip("scipy", reason="SciPy is the peer")
     status, out, _ = call("--no-sparse", "--epochs", "1", "--rules", "sgd", "--nist")
     assert status == 0
@@ -402,7 +402,7 @@ def test_the_fits_beside_scipy():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_plain_formulas_are_those_of_the_registry():
+def test_plain_formulas_match_the_registry():
     assert set(_reference.FORMULAS) == set(RULES)
 
 

@@ -66,7 +66,7 @@ def test_passages_are_bags_of_words(packages: tuple[str, ...]) -> None:
     assert (other.labels != text.labels).any()
 
 
-def test_without_sources_there_are_no_passages(tmp_path: Path, packages: tuple[str, ...]) -> None:
+def test_no_passages_without_sources(tmp_path: Path, packages: tuple[str, ...]) -> None:
     assert _texts.passages(2, 100, 0.25, 0, (packages[0], "adaptk_text_none")) is None
     assert _texts.sources("adaptk_text_none") == ""
 
@@ -81,7 +81,7 @@ def test_the_rows_of_some_passages(packages: tuple[str, ...]) -> None:
         assert (value[row == i] == text.values[inside]).all()
 
 
-def test_the_gradient_is_that_of_the_loss(packages: tuple[str, ...]) -> None:
+def test_the_gradient_matches_differences_of_the_loss(packages: tuple[str, ...]) -> None:
     text = read(packages)
     rng = np.random.default_rng(1)
     weights, direction = (rng.standard_normal((len(text.words), 2)) for _ in range(2))

@@ -78,7 +78,7 @@ def test_nearest(name: str, isa: str) -> None:
     np.testing.assert_array_equal(codes(stored(x, name)), codes(want))
 
 
-def test_nearest_beside_torch(name: str) -> None:
+def test_nearest_against_torch(name: str) -> None:
     torch = pytest.importorskip("torch")
     # New releases of PyTorch saturate in the conversion to float8_e4m3fn; ml_dtypes converts to NaN.
     x = numbers_of_every_kind()

@@ -135,7 +135,7 @@ def test_environment_of_the_stages(setting: Any, monkeypatch: pytest.MonkeyPatch
     assert marked - {__file__} <= set(command)
 
 
-def test_wheels_beside_the_checkout_are_installed_first(
+def test_wheels_next_to_the_checkout_are_installed_first(
     setting: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = module("run")
@@ -553,7 +553,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_case_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_case_is_named_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     race = module("race")
     setting = race.Setting(race.OnHost(), "cpu", repeats=1, burst=0.0)
     items = [race.Item("1M", rule, "float32") for rule in ("adam", "rmsprop", "lion")]

@@ -243,7 +243,7 @@ def test_no_copies_are_made(small: tuple[Any, Any]) -> None:
         assert np.shares_memory(matrix(dense).data, dense)
 
 
-def test_dtype_is_that_of_the_data(small: tuple[Any, Any]) -> None:
+def test_dtype_of_the_data(small: tuple[Any, Any]) -> None:
     x, y = small
     for dtype, wanted in ((np.float32, np.float32), (np.float64, np.float64), (np.int64, np.float64)):
         model = SGDClassifier(max_iter=1, tol=None).fit((np.ceil(x[0]).astype(dtype), *x[1:]), y)
@@ -494,7 +494,7 @@ def test_threads_that_copy_only_frequent_weights(large: tuple[Any, Any], rule: s
     assert np.corrcoef(several.coef_[0, :2000], one.coef_[0])[0, 1] > 0.95
 
 
-def test_one_lock_loses_no_update() -> None:
+def test_locked_updates_are_not_lost() -> None:
     # The sum of all steps of a constant derivative is the same in every order.
     n = 40_000
     X = np.full((n, 2), 2.0**-12)

@@ -901,7 +901,7 @@ except ImportError as error:
 
 @pytest.mark.full
 @pytest.mark.parametrize("options", [["--quick"], ["--quick", "--markdown"]], ids=" ".join)
-def test_bench_beside_optax(options: list[str]) -> None:
+def test_bench_against_optax(options: list[str]) -> None:
     pytest.importorskip("optax", reason="the benchmark compares with optax")
     script = Path(__file__).parents[1] / "bench" / "jax_race.py"
     command = [sys.executable, str(script), "--rules", "adam,sgd", *options]

@@ -600,7 +600,7 @@ def test_mismatched_states(given: Any, exception: type[Exception], message: str)
     assert not any(x.is_deleted() for x in jax.tree.leaves((params, state)))
 
 
-def test_states_with_codes_beside_wide_params() -> None:
+def test_states_with_codes_of_wide_params() -> None:
     with jax.enable_x64(True):
         params = jnp.ones(3, jnp.float64)
         opt = adaptk.jax.adam(0.1, state_dtype="8bit", min_8bit_size=0)

@@ -275,7 +275,7 @@ def test_no_gradients_at_all_in_pytorch() -> None:
     assert tuple(opt.last_step) == (None, False)
 
 
-def test_a_list_beside_params_with_names() -> None:
+def test_a_list_for_named_params() -> None:
     opt = adaptk.SGD({name: zeros(2) for name in "wxyz"})
     text = "grads: a {}, but the params have names; give a dict by name: 'w', 'x', 'y', ..."
     refused(TypeError, text.format("list"), lambda: opt.step([zeros(2)] * 4))

@@ -88,7 +88,7 @@ def test_params_are_restored_after_any_block(dtype: str) -> None:
     assert optimizer.step_count == 3
 
 
-def test_a_param_that_becomes_read_only_in_the_block_comes_back() -> None:
+def test_a_param_made_read_only_in_the_block_is_restored() -> None:
     params, optimizer = moving()
     want = all_bits(params)
     with optimizer.lookahead():

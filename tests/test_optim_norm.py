@@ -60,7 +60,7 @@ def test_clipping_equals_scaled_gradients(case: Case) -> None:
     assert all_bits(params) == all_bits(reference.params)
 
 
-def test_the_clip_of_a_step_comes_before_the_optimizers_own() -> None:
+def test_the_clip_norm_of_a_step_takes_precedence() -> None:
     w = np.zeros(2)
     optimizer = adaptk.SGD([w], lr=1.0, clip_norm=1.0)
     grad = np.array([3.0, 4.0])

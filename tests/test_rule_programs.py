@@ -94,7 +94,7 @@ def run_if_it_loads(data: bytes) -> None:
 
 @settings(max_examples=600)
 @given(st.data())
-def test_changed_bytes_with_a_right_checksum_do_no_harm(data: st.DataObject) -> None:
+def test_changed_bytes_with_a_valid_checksum_are_harmless(data: st.DataObject) -> None:
     body = bytearray(ADAM[HEADER:])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -170,7 +170,7 @@ def test_invalid_nodes(scalars: list[Any], elements: list[Any], results: list[in
 
 @settings(max_examples=300)
 @given(st.data())
-def test_random_programs_do_no_harm(data: st.DataObject) -> None:
+def test_random_programs_are_harmless(data: st.DataObject) -> None:
     small = st.integers(0, 300)
     scalars = data.draw(st.lists(st.tuples(st.integers(0, 23), small, small, small, st.floats()), max_size=6))
     elements = data.draw(st.lists(st.tuples(st.integers(0, 21), small, small, small), max_size=12))

@@ -320,7 +320,7 @@ def test_unsupported_features() -> None:
         adaptk.ops.dadapt_sgd(*(np.ones(2) for _ in range(4)), step=1)
 
 
-def test_changed_bytes_do_no_harm() -> None:
+def test_changed_bytes_are_harmless() -> None:
     prodigy = catalogue.find("prodigy")
     assert prodigy is not None
     data = prodigy.to_bytes()

@@ -33,7 +33,7 @@ def run(optimizer: adaptk.Optimizer, params: list[Any], first: int, last: int) -
 # Schedules
 
 
-def test_a_state_saved_with_a_schedule_does_not_go_on_at_a_constant_rate() -> None:
+def test_a_state_saved_with_a_schedule_needs_a_schedule() -> None:
     p = [np.ones(3)]
     scheduled = adaptk.Lion(p, lr=adaptk.schedules.cosine(0.1, total=100))
     run(scheduled, p, 0, 5)

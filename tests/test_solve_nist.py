@@ -114,7 +114,7 @@ def test_digits() -> None:
 RUNS = list(mgh.runs())
 
 
-def test_the_problems_are_those_of_the_driver() -> None:
+def test_the_problems_match_the_driver() -> None:
     assert len(RUNS) == 53
     for p in mgh.PROBLEMS:
         x = p.start + 0.01

@@ -84,7 +84,7 @@ def test_an_indefinite_matrix_is_named() -> None:
 
 @pytest.mark.parametrize("how", ["trust-region", "levenberg", "hessp"])
 @pytest.mark.parametrize("start", [1e-9, -1e-12, 1e-5, 2 * np.pi + 1e-9])
-def test_newton_leaves_a_maximum_that_it_starts_beside(how: str, start: float) -> None:
+def test_newton_leaves_a_maximum_near_the_start(how: str, start: float) -> None:
     second: Any = {"hessp": lambda x, v: -np.cos(x) * v} if how == "hessp" else {"hess": lambda x: -np.cos(x)[None]}
     if how != "hessp":
         second["damping"] = how

@@ -19,7 +19,7 @@ def table(seed: int = 0, dtype: Any = np.float32) -> Array:
     return np.random.default_rng(seed).standard_normal(SHAPE).astype(dtype)
 
 
-def test_pairs_beside_dense_gradients() -> None:
+def test_pairs_and_dense_gradients() -> None:
     params, want = [table(), np.ones(4, np.float32)], [table(), np.ones(4, np.float32)]
     opt, ref = adaptk.Adam(params, lr=0.1, sparse="dense"), adaptk.Adam(want, lr=0.1)
     for t in range(3):

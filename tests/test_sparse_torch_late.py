@@ -70,7 +70,7 @@ def test_the_bits_of_the_optimizer_objects(theirs: str, ours: str, options: dict
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_is_that_of_dense_gradients(nesterov: bool) -> None:
+def test_momentum_matches_dense_gradients(nesterov: bool) -> None:
     a, b = table(), table()
     options = {"lr": 0.05, "momentum": 0.9, "nesterov": nesterov}
     opt, ref = at.SGD([a], sparse="catch_up", **options), torch.optim.SGD([b], **options)

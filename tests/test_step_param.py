@@ -145,7 +145,7 @@ def test_errors(kind: str) -> None:
     assert not opt.state
 
 
-def test_refused_steps_leave_no_state_behind() -> None:
+def test_refused_steps_create_no_state() -> None:
     w = torch.nn.Parameter(torch.ones(4, dtype=torch.complex64))
     v = torch.nn.Parameter(torch.ones(4))
     opt = at.Adam([w, v])

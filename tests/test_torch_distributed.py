@@ -87,7 +87,7 @@ def test_clipping_by_the_norm_over_all_processes(job: Job, task: Task) -> None:
         assert_same(outcome["params"], values(model))
 
 
-def test_offload_takes_no_gradients_before_their_average(job: Job) -> None:
+def test_offload_refuses_gradients_before_averaging(job: Job) -> None:
     for task in PLAIN_RUNS:
         if task.kind == "offload_ddp":
             assert "before DistributedDataParallel has averaged them" in job.outcome(task)["refused"]
@@ -204,7 +204,7 @@ FULL_STATES = [t for t in PLAIN_RUNS if t.kind in ("fsdp", "zero")]
 
 
 @pytest.mark.parametrize("task", FULL_STATES, ids=names(FULL_STATES))
-def test_states_are_those_of_one_process(job: Job, task: Task) -> None:
+def test_states_match_one_process(job: Job, task: Task) -> None:
     outcome = job.outcome(task)
     model, optimizer = states_of(task, FIRST if task.kind == "zero" else STEPS)
     found = outcome["state"]["state"]

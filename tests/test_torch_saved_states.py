@@ -139,7 +139,7 @@ def test_two_optimizers_from_one_list_of_groups() -> None:
     assert len(group["params"]) == 1
 
 
-def test_rprop_shows_a_nan_that_torchs_hides() -> None:
+def test_rprop_propagates_a_nan_that_torch_hides() -> None:
     """The one difference in results that the guide names."""
     for module, is_nan in ((torch.optim, False), (adaptk.torch, True)):
         w = torch.nn.Parameter(torch.ones(2))
