@@ -18,18 +18,18 @@ __all__ = ["lbfgs"]
 
 Array = arguments.Array
 _DECREASE, _CURVATURE = 1e-4, 0.9
-_MOST_TRIALS = 40
-# A small gradient is that of a minimum if the next step is small enough relative to the path so far, and in addition
-# either small relative to x or the path, or predicts a small enough fall of |f|: the last two in units of the root of
-# eps.
-_LEFT_OF_THE_WAY = 1e-3
-_SMALL_STEP, _SMALL_PROMISE = 1.0, 1e-2
-# The predicted fall for a doubling of x, as a fraction of |f|, from which it is worth a try.
-_SLOPE_OUTWARD = 1e-3
-# In how many directions a minimum is told from a saddle.
-_MOST_DIRECTIONS = 10
-# Of how many variables each derivative is checked; one may take some twenty evaluations.
-_MOST_AXES = 64
+_MAX_TRIALS = 40
+# A point with a small gradient is a minimum if the next step is short relative to the path so far (_RELATIVE_STEP) and
+# either short relative to x or the path (_SMALL_STEP), or predicts a small decrease of |f| (_SMALL_DECREASE); the last
+# two are in units of sqrt(eps).
+_RELATIVE_STEP = 1e-3
+_SMALL_STEP, _SMALL_DECREASE = 1.0, 1e-2
+# The least predicted decrease for doubling x, as a fraction of |f|, for which this step is tried.
+_OUTWARD_DECREASE = 1e-3
+# The number of directions in which the curvature is checked, to distinguish a minimum from a saddle.
+_MAX_DIRECTIONS = 10
+# The largest number of variables for which each derivative is checked; one may need about twenty evaluations.
+_MAX_AXES = 64
 
 
 def _no_mask(result: Any, name: str) -> None:
@@ -310,7 +310,7 @@ class _Search:
             shortest = np.abs(self.x) / np.abs(self.d) * self.x.dtype.type(np.finfo(self.x.dtype).eps)
         a = min(max(first, float(shortest[self.d != 0].min(initial=np.inf))), self.most)
         tiny = 4 * float(np.finfo(self.x.dtype).eps)
-        for _ in range(_MOST_TRIALS):
+        for _ in range(_MAX_TRIALS):
             t = self.at(a)
             if t[1] < (self.value if best is None else best[1]):
                 best = t
@@ -352,20 +352,22 @@ class _Search:
         return b - (b - a) * (sb + d2 - d1) / bottom if bottom != 0 else (a + b) / 2
 
 
-def _way_out(f: _Function, x: Array, g: Array, free: Array, path: float, largest: float, clip: Any) -> Array | None:
+def _negative_curvature(
+    f: _Function, x: Array, g: Array, free: Array, path: float, largest: float, clip: Any
+) -> Array | None:
     """A direction of the free variables with negative curvature, if conjugate gradients on H p = -g find one.
 
-    H is by differences of gradients. Of few variables every direction is tried.
+    Products with H are differences of gradients. With few variables every direction is tried.
     """
     eps = float(np.finfo(x.dtype).eps)
     noise = 8 * {1: math.sqrt(eps), 2: eps ** (2 / 3)}.get(f.differences, eps / 8)
-    h = min(_LEFT_OF_THE_WAY, noise ** (1 / 3)) * path
+    h = min(_RELATIVE_STEP, noise ** (1 / 3)) * path
     square = float(g.astype(np.float64) @ g)
     if not h > 0 or not square > 0:
         return None
     r: Array = -g.astype(np.float64)
     u = r
-    for _ in range(min(x.size, _MOST_DIRECTIONS)):
+    for _ in range(min(x.size, _MAX_DIRECTIONS)):
         step = (h / float(np.linalg.norm(u)) * u).astype(x.dtype)
         if (clip(x + step) != x + step).any() or (clip(x - step) != x - step).any():
             return None
@@ -378,7 +380,7 @@ def _way_out(f: _Function, x: Array, g: Array, free: Array, path: float, largest
             return u / float(np.linalg.norm(u))
         r = r - square / bend * hu
         before, square = square, float(r @ r)
-        if not square > (1e-2 * float(g @ g) if x.size > _MOST_DIRECTIONS else 0):
+        if not square > (1e-2 * float(g @ g) if x.size > _MAX_DIRECTIONS else 0):
             return None
         u = r + square / before * u
     return None
@@ -417,7 +419,7 @@ def _disagreement(f: _Function, x: Array, g: Array, inner: Array, value: float, 
     if along is None:
         return None
     worst, error = (-1, *along, True), 0.0
-    for k in range(x.size if x.size <= _MOST_AXES else 0):
+    for k in range(x.size if x.size <= _MAX_AXES else 0):
         axis = np.zeros_like(x)
         axis[k] = 1
         one = _contradicted(f, x, axis, value, float(g[k]), clip)
@@ -570,7 +572,7 @@ def _run(
     def leave(inner: Array) -> tuple[Array, float, Array] | None:
         """A lower point beyond a saddle, at most as far as the path so far."""
         free = (x > low) & (x < high) if bounded else np.ones(x.size, bool)
-        u = _way_out(f, x, np.where(free, inner, 0), free, path, largest, clip)
+        u = _negative_curvature(f, x, np.where(free, inner, 0), free, path, largest, clip)
         if u is None:
             return None
         for k in range(60):
@@ -585,7 +587,7 @@ def _run(
     path = largest = 0.0
     step = math.nan
     nit = 0
-    at_first = np.zeros_like(g)
+    initial_gradient = np.zeros_like(g)
     disagreement = None
     status = -6 if value == -math.inf else 0 if math.isfinite(value) and np.isfinite(g).all() else -3
     while status == 0:
@@ -593,7 +595,7 @@ def _run(
         steepest = float(np.abs(inner).max())
         largest = max(largest, steepest)
         if nit == 0:
-            at_first = np.abs(inner)
+            initial_gradient = np.abs(inner)
         records.append((value, step, steepest))
         if progress is not None:
             progress(nit, value, step, steepest)
@@ -620,7 +622,7 @@ def _run(
             if attempt == 2:
                 # Far out, the slope may change f by more than its rounding only over steps as long as x.
                 d = (clip(x + x) - x).astype(x.dtype)
-                if not -float(g @ d) > _SLOPE_OUTWARD * abs(value):
+                if not -float(g @ d) > _OUTWARD_DECREASE * abs(value):
                     continue
             elif not bounded:
                 d = memory.direction(g)
@@ -632,14 +634,14 @@ def _run(
             if not slope < 0 or not math.isfinite(slope):
                 continue
             length = float(np.linalg.norm(d))
-            near = steepest <= gtol * largest and length <= _LEFT_OF_THE_WAY * path
+            near = steepest <= gtol * largest and length <= _RELATIVE_STEP * path
             # A slope that is as large as at the start is not small, even if later ones were larger.
             slopes = np.abs(inner)
-            sloping = (slopes >= at_first / 2) & (slopes > gtol * float(at_first.max()))
+            sloping = (slopes >= initial_gradient / 2) & (slopes > gtol * float(initial_gradient.max()))
             if memory.s.size and near and not sloping.any():
                 root = math.sqrt(float(np.finfo(x.dtype).eps))
                 small = length <= _SMALL_STEP * root * max(float(np.linalg.norm(x)), path)
-                if small or -slope / 2 <= _SMALL_PROMISE * root * abs(value):
+                if small or -slope / 2 <= _SMALL_DECREASE * root * abs(value):
                     away = leave(inner)
                     if away is None:
                         status = 1

@@ -24,7 +24,7 @@ Array = arguments.Array
 TUNING = {"huber": 1.3452, "soft_l1": 1.2871, "cauchy": 2.3849, "arctan": 2.5714, "tukey": 4.6851}
 # The median of |r| over the standard deviation, if errors are normal.
 MEDIAN = 0.6744897501960817
-_MOST_SCALES = 60
+_MAX_SCALES = 60
 
 
 def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, options: dict[str, Any]) -> Fit:
@@ -43,7 +43,7 @@ def fit_with_scale(solve: Callable[..., Fit], fun: Any, x0: Any, args: Any, opti
     counts = dict.fromkeys([name for name in ("nit", "nfev", "njev", "nhev") if name in result], 0)
     scale = 0.0
     tolerance = 1e-3 * float(np.sqrt(np.finfo(result.x.dtype).eps))
-    for _ in range(_MOST_SCALES):
+    for _ in range(_MAX_SCALES):
         for name in counts:
             counts[name] += result[name]
         if not result.success:

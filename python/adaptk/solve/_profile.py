@@ -22,8 +22,8 @@ __all__ = ["conf_interval", "profile"]
 
 Array = arguments.Array
 # The search for an end: how far it goes, in units of the first step, and how near tau must come.
-_MOST_EXPANSIONS, _GROWTH = 30, 3.0
-_MOST_STEPS = 60
+_MAX_EXPANSIONS, _GROWTH = 30, 3.0
+_MAX_STEPS = 60
 _TOLERANCE = 1e-8
 
 
@@ -117,7 +117,7 @@ class _Profile:
             return limit
         reach = quantile * self.std if 0 < self.std < math.inf else max(abs(self.best), 1.0)
         inner, below = self.best, -quantile
-        for _ in range(_MOST_EXPANSIONS):
+        for _ in range(_MAX_EXPANSIONS):
             outer = self.best + side * reach
             if side * (outer - limit) >= 0:
                 outer = limit
@@ -135,7 +135,7 @@ class _Profile:
     def _root(self, inner: float, below: float, outer: float, above: float, quantile: float) -> float:
         """By false position, with neither end kept twice (Dowell and Jarratt 1971: the Illinois rule)."""
         kept = 0
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             if not abs(outer - inner) > 4 * np.finfo(np.float64).eps * abs(outer):
                 break
             middle = (inner + outer) / 2 if math.isinf(above) else (inner * above - outer * below) / (above - below)
