@@ -68,7 +68,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
             if not takes_any and option not in known:
                 raise unexpected(name, option, [*known, *STORAGE, *STEP])
         init(self, params, *args, **kwargs)
-        # PyTorch's Adagrad says so only since 2.11.
+        # PyTorch 2.10's Adagrad does not.
         self._step_supports_amp_scaling = bool(self.defaults.get("fused"))
 
     own = list(inspect.signature(init).parameters.values())
