@@ -157,7 +157,7 @@ def test_wrong_results_of_other_functions() -> None:
         (lambda: solve.newton(quadratic, [1.0], maxiter=1.5), TypeError, "maxiter: expected a whole number"),
         (lambda: solve.newton(quadratic, [1.0], maxiter=-1), ValueError, "maxiter: must be >= 0, got -1"),
         (lambda: solve.newton(quadratic, [1.0], callback=3), TypeError, "callback: expected a callable, got int"),
-        (lambda: solve.newton(quadratic, [1.0], bounds=[(0, 1)]), ValueError, "bounds: this method has none"),
+        (lambda: solve.newton(quadratic, [1.0], bounds=[(0, 1)]), ValueError, "bounds: expected a pair"),
         (lambda: solve.newton(quadratic, [1.0], constraints={"type": "eq"}), ValueError, "constraints: this method"),
         (
             lambda: solve.newton(quadratic, [1.0], initial_trust_radius=0),

@@ -213,7 +213,7 @@ def test_compiled_functions() -> None:
     ("error", "text", "options"),
     [
         (ValueError, "memory: must be >= 1", {"memory": 0}),
-        (ValueError, "bounds: lower must be less", {"bounds": (1, 0)}),
+        (ValueError, "bounds: lower must not be greater", {"bounds": (1, 0)}),
         (ValueError, "x0: variable 0 is -1.2, outside its bounds", {"bounds": (0, 2)}),
         (ValueError, "constraints: this method has none", {"constraints": [1]}),
         (ValueError, r"jac must return real numbers of shape \(2,\)", {"jac": lambda x: x[:1]}),

@@ -12,19 +12,25 @@ using namespace adaptk::solve;
 
 template <class T>
 py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
-                      const py::tuple& derivatives, int kind, int rule, const py::tuple& options,
-                      const py::tuple& common) {
+                      const py::tuple& derivatives, int kind, int rule, const py::object& lower,
+                      const py::object& upper, const py::tuple& options, const py::tuple& common) {
     const Vector<T> start = vector_of<T>(x0);
     Objective<T> f;
     f.fun = Function("fun", fun, args);
     f.jac = Function("jac", jac, args);
     set_up(f, int(start.size()), derivatives, start);
+    set_bounds(f, lower, upper);
+    const bool bounded = f.lower.size() > 0;
     f.prepare();
     if (!f.prime(start.data())) raise();
     Watch watch(common, f.compiled());
     ConjugateGradientWork<T> w;
     w.resize(f.n);
     w.x = start;
+    if (bounded) {
+        w.lower = f.lower;
+        w.upper = f.upper;
+    }
     // Before the GIL may go.
     const std::int64_t most = options[1].cast<std::int64_t>();
     const double gtol = options[0].is_none() ? -1.0 : options[0].cast<double>();
@@ -47,6 +53,7 @@ py::dict run_gradient(const py::object& fun, const py::object& x0, const py::tup
     check(s);
     py::dict d = to_dict(s, f, watch);
     put_point(d, s, w.x, w.g);
+    if (bounded) put(d, keys().active_mask, active_mask(w.x, f.lower, f.upper));
     return d;
 }
 
@@ -115,12 +122,12 @@ py::dict run_cg(const py::object& a, const py::object& b, const py::object& x0, 
 }  // namespace
 
 void register_gradient(py::module_& m) {
-    m.def("descend",
-          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
-             const py::tuple& derivatives, int kind, int rule, const py::tuple& options, const py::tuple& common) {
-              auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
-              return run(fun, x0, args, jac, derivatives, kind, rule, options, common);
-          });
+    m.def("descend", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+                        const py::tuple& derivatives, int kind, int rule, const py::object& lower,
+                        const py::object& upper, const py::tuple& options, const py::tuple& common) {
+        auto* run = is_float(x0) ? run_gradient<float> : run_gradient<double>;
+        return run(fun, x0, args, jac, derivatives, kind, rule, lower, upper, options, common);
+    });
     m.def("cg", [](const py::object& a, const py::object& b, const py::object& x0, const py::object& precondition,
                    double rtol, double atol, std::int64_t maxiter, const py::tuple& common) {
         auto* run = is_float(b) ? run_cg<float> : run_cg<double>;

@@ -111,11 +111,7 @@ template <class T> py::dict run(Objective<T>& f, Request<T>& q, Watch& watch, py
         put(d, k.cov, symmetric_to(Matrix<T>(Matrix<T>::Constant(f.n, f.n, nan))));
         put(d, k.x_std, vector_to(unknown));
     }
-    PyObject* const mask = fresh_array<std::int64_t>(nullptr, f.n);
-    if (mask == nullptr) raise();
-    auto* const held = reinterpret_cast<std::int64_t*>(py::detail::array_proxy(mask)->data);
-    for (int i = 0; i < f.n; ++i) held[i] = w.x[i] <= w.lower[i] ? -1 : w.x[i] >= w.upper[i] ? 1 : 0;
-    put(d, k.active_mask, py::reinterpret_steal<py::object>(mask));
+    put(d, k.active_mask, active_mask(w.x, w.lower, w.upper));
     return d;
 }
 
@@ -130,8 +126,7 @@ py::dict run_with(const py::object& fun, const py::object& x0, const py::tuple& 
     f.fun = Function("fun", fun, args);
     f.jac = Function("jac", jac, args);
     set_up(f, int(q.start.size()), derivatives, q.start);
-    f.lower = vector_of<T>(lower);
-    f.upper = vector_of<T>(upper);
+    set_bounds(f, lower, upper);
     // options: (ftol, xtol, gtol, max_nfev, factor, loss, loss_scale, accelerate, polish, scale, absolute_sigma)
     LevenbergMarquardtOptions<T>& o = q.options;
     o.max_evaluations = options[3].cast<std::int64_t>();

@@ -14,7 +14,8 @@ using namespace adaptk::solve;
 template <class T>
 py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
                     const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
-                    const py::tuple& options, const py::tuple& common) {
+                    const py::object& lower, const py::object& upper, const py::tuple& options,
+                    const py::tuple& common) {
     const Vector<T> start = vector_of<T>(x0);
     Objective<T> f;
     f.fun = Function("fun", fun, args);
@@ -22,6 +23,8 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     f.hess = Function("hess", hess, args);
     f.hessp = Function("hessp", hessp, args);
     set_up(f, int(start.size()), derivatives, start);
+    set_bounds(f, lower, upper);
+    const bool bounded = f.lower.size() > 0;
     f.prepare();
     if (!f.prime(start.data())) raise();
     NewtonOptions<T> o;
@@ -48,6 +51,10 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     NewtonWork<T> w;
     w.resize(f.n);
     w.x = start;
+    if (bounded) {
+        w.lower = f.lower;
+        w.upper = f.upper;
+    }
     const Summary<T> s = solve_with(f, f.n >= 128, [&] { return newton<T, DispatchedLinalg>(f, o, w, watch); });
     check(s);
     py::dict d = to_dict(s, f, watch);
@@ -57,18 +64,20 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
     if (second == nullptr) raise();
     d[k.hess] = py::reinterpret_steal<py::object>(second);
     d[k.lambda_min] = number(s.lambda_min);
+    if (bounded) put(d, k.active_mask, active_mask(w.x, f.lower, f.upper));
     return d;
 }
 
 }  // namespace
 
 void register_newton(py::module_& m) {
-    m.def("newton", [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
-                       const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
-                       const py::tuple& options, const py::tuple& common) {
-        auto* run = is_float(x0) ? run_newton<float> : run_newton<double>;
-        return run(fun, x0, args, jac, hess, hessp, derivatives, damping, options, common);
-    });
+    m.def("newton",
+          [](const py::object& fun, const py::object& x0, const py::tuple& args, const py::object& jac,
+             const py::object& hess, const py::object& hessp, const py::tuple& derivatives, int damping,
+             const py::object& lower, const py::object& upper, const py::tuple& options, const py::tuple& common) {
+              auto* run = is_float(x0) ? run_newton<float> : run_newton<double>;
+              return run(fun, x0, args, jac, hess, hessp, derivatives, damping, lower, upper, options, common);
+          });
 }
 
 }  // namespace adaptk::bindings

@@ -495,7 +495,12 @@ bool Objective<T>::quotient(F& f, Difference method, T exact, const T* x, int k,
                             Quotient& q) {
     const auto variable = std::size_t(k);
     const T h = step(k, x, method, exact, q.central);
-    point_[variable] = x[k] + h;
+    if (h == 0) {  // the bounds leave no room
+        std::fill(column, column + rows, T(0));
+        q.moved = true;
+        return true;
+    }
+    point_[variable] = std::min(std::max(x[k] + h, lower[k]), upper[k]);
     if (!f(point_.data(), high_.data())) return false;
     const T* base = at;
     T width = h;
@@ -688,7 +693,9 @@ template <class T> bool Objective<T>::stack(const T* x, Difference method, int r
         T* const column = out + std::ptrdiff_t(k) * rows;
         const T* const row = values.data() + std::size_t(k) * std::size_t(rows);
         const T* const low = twice ? row + std::ptrdiff_t(n) * rows : at;
-        for (int i = 0; i < rows; ++i) column[i] = (row[i] - low[i]) / width[std::size_t(k)];
+        for (int i = 0; i < rows; ++i)
+            column[i] = width[std::size_t(k)] != 0 ? (row[i] - low[i]) / width[std::size_t(k)] : T(0);
+        if (lower[k] == upper[k]) continue;
         if (m > 0 || relative[k] > 0) continue;
         if (beyond_rounding(row[0], low[0], T(8))) {
             silent_[std::size_t(k)] = false;
@@ -743,30 +750,54 @@ template <class T> bool Objective<T>::hessian(const T* x, T* h) {
 // Second differences with steps eps^(1/3) for forward ones, eps^(1/4) for central ones (Dennis and Schnabel 1983,
 // section 5.6).
 template <class T> bool Objective<T>::hessian_of_values(const T* x, T* h) {
-    std::copy(x, x + n, point_.begin());
-    std::vector<T> steps(static_cast<std::size_t>(n)), ahead(static_cast<std::size_t>(n));
-    T at;
-    if (!base_value(x, at)) return false;
+    std::vector<T> steps(static_cast<std::size_t>(n));
+    bool moved = false;
     for (int k = 0; k < n; ++k) {
+        const auto variable = std::size_t(k);
         bool central = true;
         const T size = std::max(std::abs(x[k]), typical[k]);
-        const T scale = std::max(std::sqrt(std::sqrt(noise)), 2 * seen_[std::size_t(k)] / size);
-        steps[std::size_t(k)] = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
+        const T scale = std::max(std::sqrt(std::sqrt(noise)), 2 * seen_[variable] / size);
+        T h = solve::difference_step(x[k], scale, typical[k], lower[k], upper[k], central);
+        point_[variable] = x[k];
+        // Around the nearest point that has room on both sides.
+        if (!central) {
+            h = std::abs(h);
+            T low = lower[k] + h, high = upper[k] - h;
+            if (low > high) {
+                h = (upper[k] - lower[k]) / 4;
+                low = high = lower[k] + 2 * h;
+            }
+            point_[variable] = std::min(std::max(x[k], low), high);
+            moved = moved || point_[variable] != x[k];
+        }
+        steps[variable] = h;
     }
+    const std::vector<T> centre = point_;
+    T at;
+    if (!(moved ? evaluate(centre.data(), at) : base_value(x, at))) return false;
     const auto shifted = [&](int i, T si, int k, T sk, T& f) {
-        point_[std::size_t(i)] += si * steps[std::size_t(i)];
-        if (k >= 0) point_[std::size_t(k)] += sk * steps[std::size_t(k)];
+        const auto shift = [&](int variable, T side) {
+            T& to = point_[std::size_t(variable)];
+            to = std::min(std::max(to + side * steps[std::size_t(variable)], lower[variable]), upper[variable]);
+        };
+        shift(i, si);
+        if (k >= 0) shift(k, sk);
         const bool ok = evaluate(point_.data(), f);
-        point_[std::size_t(i)] = x[i];
-        if (k >= 0) point_[std::size_t(k)] = x[k];
+        point_[std::size_t(i)] = centre[std::size_t(i)];
+        if (k >= 0) point_[std::size_t(k)] = centre[std::size_t(k)];
         return ok;
     };
     for (int i = 0; i < n; ++i) {
         T plus, minus;
         const T hi = steps[std::size_t(i)];
+        if (hi == 0) {  // the bounds leave no room
+            for (int k = 0; k < n; ++k) h[std::ptrdiff_t(i) * n + k] = h[std::ptrdiff_t(k) * n + i] = 0;
+            continue;
+        }
         if (!shifted(i, 1, -1, 0, plus) || !shifted(i, -1, -1, 0, minus)) return false;
         h[std::ptrdiff_t(i) * n + i] = ((plus - at) + (minus - at)) / (hi * hi);
         for (int k = 0; k < i; ++k) {
+            if (steps[std::size_t(k)] == 0) continue;
             T a, b, c, d;
             if (!shifted(i, 1, k, 1, a) || !shifted(i, 1, k, -1, b) || !shifted(i, -1, k, 1, c) ||
                 !shifted(i, -1, k, -1, d))

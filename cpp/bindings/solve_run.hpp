@@ -231,6 +231,21 @@ template <class T> void put_point(py::dict& d, const Summary<T>& s, const Vector
     d[k.jac] = vector_to(g);
 }
 
+// Bounds, before prepare(): None, or arrays.
+template <class T> void set_bounds(Objective<T>& f, const py::object& lower, const py::object& upper) {
+    f.lower = vector_of<T>(lower);
+    f.upper = vector_of<T>(upper);
+}
+
+// -1 and 1 for a variable at its lower and its upper bound.
+template <class T> py::object active_mask(const Vector<T>& x, const Vector<T>& lower, const Vector<T>& upper) {
+    PyObject* const mask = fresh_array<std::int64_t>(nullptr, x.size());
+    if (mask == nullptr) raise();
+    auto* const held = reinterpret_cast<std::int64_t*>(py::detail::array_proxy(mask)->data);
+    for (int i = 0; i < int(x.size()); ++i) held[i] = x[i] <= lower[i] ? -1 : x[i] >= upper[i] ? 1 : 0;
+    return py::reinterpret_steal<py::object>(mask);
+}
+
 inline bool is_float(const py::object& x0) { return py::isinstance<py::array_t<float>>(x0); }
 
 }  // namespace adaptk::bindings

@@ -190,6 +190,82 @@ template <class T> void least_squares() {
     }
 }
 
+// Within bounds that leave out the minimum, no call is outside, nothing is allocated, and the result is that of one
+// variable less.
+template <class T> struct Fenced : Rosenbrock<T> {
+    using Rosenbrock<T>::Rosenbrock;
+    bool inside = true;
+    void look(const T* x) {
+        for (int i = 0; i < this->n; ++i) inside = inside && x[i] >= T(-1.5) && x[i] <= T(0.5);
+    }
+    bool value(const T* x, T& f) {
+        look(x);
+        return Rosenbrock<T>::value(x, f);
+    }
+    bool gradient(const T* x, T* g) {
+        look(x);
+        return Rosenbrock<T>::gradient(x, g);
+    }
+};
+
+template <class T, class Work> void fence(Work& w, int n) {
+    w.resize(n);
+    w.lower.setConstant(n, T(-1.5));
+    w.upper.setConstant(n, T(0.5));
+    for (int i = 0; i < n; ++i) w.x[i] = i % 2 == 0 ? T(-1.2) : T(2);  // outside: the nearest point is the start
+}
+
+template <class T> void check_fenced(const Fenced<T>& f, const Vector<T>& x, const Summary<T>& s, const char* what) {
+    CHECK(f.inside);
+    CHECK_THAT(s.status > Status::limit, "%s: status %d", what, int(s.status));
+    CHECK_THAT(x[0] == T(0.5), "%s: x[0] %g", what, double(x[0]));
+    const T off = std::abs(x[1] - T(0.25));
+    CHECK_THAT(off < (sizeof(T) == 4 ? T(1e-3) : T(1e-6)), "%s: off by %g", what, double(off));
+    check_counts(f, what);
+}
+
+template <class T> void bounds() {
+    for (const Damping damping : {Damping::trust_region, Damping::levenberg}) {
+        NewtonOptions<T> o;
+        o.damping = damping;
+        NewtonWork<T> w;
+        fence<T>(w, 2);
+        Fenced<T> f(2);
+        const Summary<T> s = newton<T>(f, o, w);
+        check_fenced(f, w.x, s, "newton with bounds");
+        CHECK_THAT(std::abs(s.lambda_min - T(200)) < T(0.01), "lambda_min %g", double(s.lambda_min));
+        // f falls along x[0], beyond its bound.
+        CHECK(w.g[0] < -T(0.9) && s.gradient < T(1e-2));
+    }
+    for (const Beta beta : {Beta::hz, Beta::pr_plus, Beta::fr, Beta::hs, Beta::dy}) {
+        ConjugateGradientOptions<T> o;
+        o.beta = beta;
+        ConjugateGradientWork<T> w;
+        fence<T>(w, 2);
+        Fenced<T> f(2);
+        const Summary<T> s = conjugate_gradient<T>(f, o, w);
+        check_fenced(f, w.x, s, "conjugate_gradient with bounds");
+        CHECK(w.g[0] < -T(0.9) && s.gradient < T(1e-2));
+    }
+    for (const StepRule rule : {StepRule::wolfe, StepRule::exact, StepRule::bb}) {
+        SteepestDescentOptions<T> o;
+        o.rule = rule;
+        LineWork<T> w;
+        fence<T>(w, 2);
+        Fenced<T> f(2);
+        check_fenced(f, w.x, steepest_descent<T>(f, o, w), "steepest_descent with bounds");
+    }
+    // Bounds that leave no room: nothing to do.
+    NewtonWork<T> w;
+    w.resize(2);
+    w.x.setConstant(T(0.25));
+    w.lower = w.upper = w.x;
+    Fenced<T> f(2);
+    const Summary<T> s = newton<T>(f, NewtonOptions<T>{}, w);
+    CHECK(s.status == Status::gradient && s.nit == 0 && std::isinf(s.lambda_min));
+    CHECK(w.x[0] == T(0.25) && w.x[1] == T(0.25));
+}
+
 // A function that fails at its k-th call ends the run there, for every k.
 void failing_functions() {
     for (long limit = 1; limit < 60; ++limit) {
@@ -328,9 +404,11 @@ int main() {
     using namespace adaptk::test;
     minimisers<double>();
     least_squares<double>();
+    bounds<double>();
 #if !defined(ADAPTK_ONE_TYPE)
     minimisers<float>();
     least_squares<float>();
+    bounds<float>();
 #endif
     failing_functions();
     linear();

@@ -322,10 +322,8 @@ def common(
     return (wrapped, progress, bool(history), seconds), progress
 
 
-def unconstrained(bounds: Any, constraints: Any) -> None:
-    """Refuse bounds and constraints, which scipy.optimize.minimize passes to every custom method."""
-    if bounds is not None:
-        raise ValueError("bounds: this method has none; lbfgs has them, and levenberg_marquardt for least squares")
+def unconstrained(constraints: Any) -> None:
+    """Refuse constraints, which scipy.optimize.minimize passes to every custom method."""
     if constraints is not None and not (isinstance(constraints, Sequence) and len(constraints) == 0):
         raise ValueError("constraints: this method has none")
 
@@ -361,6 +359,48 @@ def transposed(bounds: Any, n: int) -> str:
         return ""
     lower, upper = pairs.T.tolist()
     return f"; for a pair for each variable write bounds=({lower}, {upper}), which is zip(*bounds)"
+
+
+def bounds(bounds: Any, x: Array, name: str = "x0", *, fixed: bool = False) -> tuple[Any, Any]:
+    """Lower and upper bounds of each variable of the start `x`; (None, None) if there are none.
+
+    `fixed`: whether equal ones may hold a variable.
+    """
+    if bounds is None:
+        return None, None
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        # SciPy's Bounds makes arrays of numbers.
+        bounds = [b.reshape(()) if np.shape(b) == (1,) else b for b in (bounds.lb, bounds.ub)]
+    if isinstance(bounds, (list, tuple)) and any(
+        b is None or (isinstance(b, (list, tuple)) and any(v is None for v in b)) for b in bounds
+    ):
+        raise ValueError("bounds: None is not a bound; write -np.inf or np.inf")
+    try:
+        pair = [np.asarray(b, dtype=x.dtype) for b in bounds]
+        if any(b.shape not in ((), x.shape) for b in pair):
+            raise ValueError
+        low, high = (np.array(np.broadcast_to(b, x.shape)) for b in pair)
+    except (TypeError, ValueError):
+        wanted = f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}"
+        raise ValueError(wanted + transposed(bounds, x.size)) from None
+    if np.isnan(low).any() or np.isnan(high).any():
+        raise ValueError("bounds: hold NaN")
+    ordered = (low <= high) if fixed else (low < high)
+    if not ordered.all():
+        k = int(np.argmin(ordered))
+        relation = "not be greater" if fixed else "be less"
+        raise ValueError(
+            f"bounds: lower must {relation} than upper, got {low[k]} and {high[k]} for variable {k}"
+            + ("; fixed keeps a variable at its value" if low[k] == high[k] else "")
+            + transposed(bounds, x.size)
+        )
+    outside = (x < low) | (x > high)
+    if outside.any():
+        k = int(np.argmax(outside))
+        raise ValueError(f"{name}: variable {k} is {x[k]}, outside its bounds [{low[k]}, {high[k]}]")
+    if not np.isfinite(low).any() and not np.isfinite(high).any():
+        return None, None
+    return low, high
 
 
 def warn_unused(**given: Any) -> None:

@@ -48,9 +48,17 @@ def _bind(f: Any, kind: str, x: arguments.Array, args: tuple[Any, ...], m: int =
 
 
 def _compare(
-    fun: Callable[[arguments.Array], Any], derivative: Callable[[arguments.Array], Any], x: arguments.Array, name: str
+    fun: Callable[[arguments.Array], Any],
+    derivative: Callable[[arguments.Array], Any],
+    x: arguments.Array,
+    name: str,
+    bounds: tuple[Any, Any] = (None, None),
 ) -> Result:
-    """The worst element of `derivative`, (rows, n) or (n,), compared with central differences of `fun`."""
+    """The worst element of `derivative`, (rows, n) or (n,), compared with central differences of `fun`.
+
+    Within bounds, if there are any: then to one side if the other has no room.
+    """
+    low, high = (-np.inf, np.inf) if bounds[0] is None else bounds
     at = x.astype(np.float64)
 
     def values(point: arguments.Array) -> arguments.Array:
@@ -78,8 +86,9 @@ def _compare(
             up, down = at.copy(), at.copy()
             up[k] += h
             down[k] -= h
-            up, down = up.astype(x.dtype).astype(np.float64), down.astype(x.dtype).astype(np.float64)
-            both.append((values(up) - values(down)) / (up[k] - down[k]))
+            up, down = (np.clip(side.astype(x.dtype), low, high).astype(np.float64) for side in (up, down))
+            free = up[k] > down[k]
+            both.append((values(up) - values(down)) / (up[k] - down[k]) if free else given[:, k])
             size = 4 * rounding * np.abs(base) / h
         found[:, k] = both[0]
         doubt[:, k] = 2 * np.abs(both[0] - both[1]) + size
@@ -170,6 +179,7 @@ def verify(
     pair: bool,
     hess: Any = None,
     residuals: int | None = None,
+    bounds: tuple[Any, Any] = (None, None),
 ) -> None:
     """What ``check_derivatives=True`` does: raise ValueError with the worst element, if one is wrong."""
     if jac is None and not pair:
@@ -184,6 +194,6 @@ def verify(
     if hess is not None:
         checks.append((slope, _bind(hess, "hess", x, args), "hess"))
     for function, derivative, name in checks:
-        result = _compare(function, derivative, x, name)
+        result = _compare(function, derivative, x, name, bounds)
         if not result.success:
             raise ValueError(f"check_derivatives: {result.message}")

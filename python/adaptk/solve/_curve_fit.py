@@ -14,7 +14,7 @@ import numpy.typing as npt
 from adaptk import _solve
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _batch, _profile, _rows
-from adaptk.solve._least_squares import _bounds, levenberg_marquardt
+from adaptk.solve._least_squares import levenberg_marquardt
 from adaptk.solve._losses import MEDIAN
 from adaptk.solve._operators import Product, is_product, is_sparse
 from adaptk.solve._parameters import Parameters, by_name, index
@@ -603,7 +603,7 @@ def curve_fit(
         reduced = Parameters(start, fixed, ties, names)
         start, free = reduced.x0, reduced.free.size
         options["fixed"], options["ties"] = reduced.fixed, dict(reduced.ties)
-    lower, _ = _bounds(bounds, start, "p0")
+    lower, _ = arguments.bounds(bounds, start, "p0")
     if y.size == 1 and not np.ma.getmaskarray(y).any():  # the model then says how many points there are, as in SciPy
         y = np.broadcast_to(y.reshape(()), np.shape(f(_plain(x), *start)) or (1,))
     shape = y.shape

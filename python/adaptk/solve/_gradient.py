@@ -34,17 +34,18 @@ def _descend(
     history: bool,
     max_seconds: Any,
 ) -> Result:
-    arguments.unconstrained(bounds, constraints)
+    arguments.unconstrained(constraints)
     x = arguments.start(x0)
+    lower, upper = arguments.bounds(bounds, x, fixed=True)
     f, g, differences, pair = arguments.gradient_options(fun, jac, x, vectorized)
     if check_derivatives:
-        _check.verify(f, x, arguments.tuple_of(args), g, pair)
+        _check.verify(f, x, arguments.tuple_of(args), g, pair, bounds=(lower, upper))
     most = max(10000, 200 * x.size) if maxiter is None else arguments.whole(maxiter, "maxiter")
     derivatives = arguments.derivatives(differences, 0, bool(vectorized), pair, rel_step, typical, x)
     common, progress = arguments.common(name, callback, disp, history, max_seconds)
     kind = 0 if name == "conjugate_gradient" else 1
     options = (arguments.tolerance(gtol, "gtol"), most)
-    raw = _solve.descend(f, x, arguments.tuple_of(args), g, derivatives, kind, rule, options, common)
+    raw = _solve.descend(f, x, arguments.tuple_of(args), g, derivatives, kind, rule, lower, upper, options, common)
     return finish(raw, "gradient", progress)
 
 
@@ -64,7 +65,7 @@ def conjugate_gradient(
     check_derivatives: bool = False,
     hess: None = None,
     hessp: None = None,
-    bounds: None = None,
+    bounds: Any = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     disp: bool = False,
@@ -101,7 +102,10 @@ def conjugate_gradient(
     check_derivatives : bool
         Whether to compare `jac` with central differences at `x0` first, and raise ValueError with the worst element if
         one is wrong.
-    hess, hessp, bounds, constraints
+    bounds : (lower, upper), optional
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``. Equal ones hold a variable. No function is
+        called with a point outside.
+    hess, hessp, constraints
         Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
@@ -115,7 +119,8 @@ def conjugate_gradient(
     -------
     Result
         `x`, `fun`, `jac`, `nit`, `nfev`, `njev`, `success`, `message` and `status`, with G the largest ``|g|_inf`` of
-        the run:
+        the run. With bounds also `active_mask` (-1 and 1 at a lower and an upper bound); g is then the gradient of the
+        variables that no bound holds:
 
         == =======================================================================
         1  ``|g|_inf <= gtol G``, and the remaining distance is at most a thousandth of the path so far, as estimated
@@ -172,7 +177,7 @@ def steepest_descent(
     check_derivatives: bool = False,
     hess: None = None,
     hessp: None = None,
-    bounds: None = None,
+    bounds: Any = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     disp: bool = False,

@@ -11,7 +11,6 @@ import numpy as np
 
 from adaptk.solve import _arguments as arguments
 from adaptk.solve import _check
-from adaptk.solve._least_squares import _bounds
 from adaptk.solve._result import Result, finish
 
 __all__ = ["lbfgs"]
@@ -113,6 +112,9 @@ class _Function:
             up[k] = min(at[k] + step[k], np.broadcast_to(self.upper, x.shape)[k])
             if self.differences == 2 or up[k] == x[k]:
                 down[k] = max(at[k] - step[k], np.broadcast_to(self.lower, x.shape)[k])
+            if up[k] == down[k]:  # the bounds leave no room
+                g[k] = 0
+                continue
             high = value if up[k] == x[k] else self.value(up)
             low = value if down[k] == x[k] else self.value(down)
             g[k] = (high - low) / (float(up[k]) - float(down[k]))
@@ -468,7 +470,7 @@ def lbfgs(
         The gradient, shape (n,). ``True``: `fun` returns the pair (value, gradient). Compiled:
         ``void (int n, const double *x, double *g, void *user)``. By default, central differences.
     bounds : (lower, upper), optional
-        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``.
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``. Equal ones hold a variable.
     memory : int
         The number of steps to store.
     gtol : float, optional
@@ -530,15 +532,16 @@ def lbfgs(
     >>> adaptk.solve.lbfgs(f, [-1.2, 1.0], bounds=([-2, -2], [0.5, 2])).x.round(6)
     array([0.5 , 0.25])
     """
-    arguments.unconstrained(None, constraints)
+    arguments.unconstrained(constraints)
     arguments.warn_unused(hess=hess, hessp=hessp)
     x = arguments.start(x0)
     extra = arguments.tuple_of(args)
     compiled, g_compiled, differences, pair = arguments.gradient_options(
         fun, "3-point" if jac is None else jac, x, False
     )
+    lower, upper = arguments.bounds(bounds, x, fixed=True)
     if check_derivatives:
-        _check.verify(compiled, x, extra, g_compiled, pair)
+        _check.verify(compiled, x, extra, g_compiled, pair, bounds=(lower, upper))
     limit = max(10000, 200 * x.size) if maxiter is None else arguments.whole(maxiter, "maxiter")
     steps = tuple(arguments.per_variable(v, name, x) for v, name in ((rel_step, "rel_step"), (typical, "typical")))
     f = _Function(compiled, g_compiled, differences, pair, x, extra, *steps)
@@ -547,7 +550,6 @@ def lbfgs(
     if given is None and differences in (1, 2):
         tolerance = max(tolerance, float(np.finfo(x.dtype).eps) ** (0.5 if differences == 1 else 2 / 3))
     kept = _Memory(arguments.whole(memory, "memory", low=1), x.size, x.dtype)
-    lower, upper = _bounds(bounds, x)
     common, progress = arguments.common("lbfgs", callback, disp, history, max_seconds)
     raw = _run(f, x, lower, upper, kept, tolerance, limit, common)
     return finish(raw, "gradient", progress)

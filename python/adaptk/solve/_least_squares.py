@@ -18,43 +18,6 @@ LOSSES = {"linear": 0, "huber": 1, "soft_l1": 2, "cauchy": 3, "arctan": 4, "tuke
 _ACCELERATE = {None: -1, "auto": -1, False: 0, True: 1}
 
 
-def _bounds(bounds: Any, x: arguments.Array, name: str = "x0") -> tuple[Any, Any]:
-    """Lower and upper bounds of each variable of the start `x`; (None, None) if there are none."""
-    if bounds is None:
-        return None, None
-    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
-        # SciPy's Bounds makes arrays of numbers.
-        bounds = [b.reshape(()) if np.shape(b) == (1,) else b for b in (bounds.lb, bounds.ub)]
-    if isinstance(bounds, (list, tuple)) and any(
-        b is None or (isinstance(b, (list, tuple)) and any(v is None for v in b)) for b in bounds
-    ):
-        raise ValueError("bounds: None is not a bound; write -np.inf or np.inf")
-    try:
-        pair = [np.asarray(b, dtype=x.dtype) for b in bounds]
-        if any(b.shape not in ((), x.shape) for b in pair):
-            raise ValueError
-        low, high = (np.array(np.broadcast_to(b, x.shape)) for b in pair)
-    except (TypeError, ValueError):
-        wanted = f"bounds: expected a pair (lower, upper) of numbers or of shape {x.shape}"
-        raise ValueError(wanted + arguments.transposed(bounds, x.size)) from None
-    if np.isnan(low).any() or np.isnan(high).any():
-        raise ValueError("bounds: hold NaN")
-    if not (low < high).all():
-        k = int(np.argmin(low < high))
-        raise ValueError(
-            f"bounds: lower must be less than upper, got {low[k]} and {high[k]} for variable {k}"
-            + ("; fixed keeps a variable at its value" if low[k] == high[k] else "")
-            + arguments.transposed(bounds, x.size)
-        )
-    outside = (x < low) | (x > high)
-    if outside.any():
-        k = int(np.argmax(outside))
-        raise ValueError(f"{name}: variable {k} is {x[k]}, outside its bounds [{low[k]}, {high[k]}]")
-    if not np.isfinite(low).any() and not np.isfinite(high).any():
-        return None, None
-    return low, high
-
-
 def levenberg_marquardt(
     fun: Any,
     x0: Any,
@@ -269,7 +232,7 @@ def levenberg_marquardt(
         residuals = 0
     if vectorized and (is_compiled or differences not in (1, 2)):
         raise ValueError("vectorized: is for 2-point and 3-point differences of a Python function")
-    lower, upper = _bounds(bounds, x)
+    lower, upper = arguments.bounds(bounds, x)
     scale = None
     if not (isinstance(x_scale, str) and x_scale == "jac"):
         scale = arguments.per_variable(x_scale, "x_scale", x)
@@ -287,7 +250,7 @@ def levenberg_marquardt(
         bool(absolute_sigma),
     )
     if check_derivatives:
-        _check.verify(f, x, arguments.tuple_of(args), j, False, residuals=residuals)
+        _check.verify(f, x, arguments.tuple_of(args), j, False, residuals=residuals, bounds=(lower, upper))
     derivatives = arguments.derivatives(differences, 0, bool(vectorized), False, rel_step, typical, x)
     common, progress = arguments.common("levenberg_marquardt", callback, disp, history, max_seconds)
     raw = _solve.levenberg_marquardt(
@@ -308,17 +271,17 @@ def _in_layers(given: dict[str, Any]) -> Fit:
     if given["linear_solver"] not in (None, "qr", "cg"):
         raise ValueError(f"linear_solver: expected None, 'qr' or 'cg', got {given['linear_solver']!r}")
     if given["starts"] is not None:
-        return _starts.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+        return _starts.fit(levenberg_marquardt, fun, x0, args, given, arguments.bounds)
     if given["jac_sparsity"] is not None:
-        return _sparsity.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+        return _sparsity.fit(levenberg_marquardt, fun, x0, args, given, arguments.bounds)
     if given["fixed"] is not None or given["ties"] is not None:
-        return _parameters.fit(levenberg_marquardt, fun, x0, args, given, _bounds)
+        return _parameters.fit(levenberg_marquardt, fun, x0, args, given, arguments.bounds)
     if given["mask"] is not None or given["nan_policy"] is not None or given["complex_residuals"] is not False:
         return _rows.fit(levenberg_marquardt, fun, x0, args, given)
     if isinstance(given["f_scale"], str):
         return _losses.fit_with_scale(levenberg_marquardt, fun, x0, args, given)
     if given["linear_solver"] == "cg":
-        return _matrix_free.fit(fun, x0, args, given, _bounds)
+        return _matrix_free.fit(fun, x0, args, given, arguments.bounds)
     return _losses.fit_with_function(levenberg_marquardt, fun, x0, args, given)
 
 

@@ -32,7 +32,7 @@ def newton(
     rel_step: Any = None,
     typical: Any = None,
     check_derivatives: bool = False,
-    bounds: None = None,
+    bounds: Any = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     disp: bool = False,
@@ -84,7 +84,10 @@ def newton(
     check_derivatives : bool
         Whether to compare `jac` and `hess` with central differences at `x0` first, and raise ValueError with the worst
         element if one is wrong.
-    bounds, constraints
+    bounds : (lower, upper), optional
+        Numbers or shape (n,) each, or an object with ``lb`` and ``ub``. Equal ones hold a variable. No function is
+        called with a point outside. Not with `hessp`.
+    constraints
         Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
         ``callback(x)`` or ``callback(intermediate_result=...)`` after each iteration; StopIteration or a returned
@@ -98,7 +101,9 @@ def newton(
     -------
     Result
         `x`, `fun`, `jac`, `hess`, `lambda_min` (the smallest eigenvalue of the last Hessian), `nit`, `nfev`, `njev`,
-        `nhev`, `success`, `message` and `status`, with G the largest ``|g|`` of the run and 2-norms:
+        `nhev`, `success`, `message` and `status`, with G the largest ``|g|`` of the run and 2-norms. With bounds also
+        `active_mask` (-1 and 1 at a lower and an upper bound); g, H and `lambda_min` are then those of the variables
+        that no bound holds, `lambda_min` infinite if each is held.
 
         == =======================================================================
         1  a minimum: ``lambda_min >= -16 n eps |H|``, and ``|g| <= gtol G`` with a full step of at most a thousandth
@@ -126,7 +131,8 @@ def newton(
     References
     ----------
     Goodfellow, Bengio and Courville, Deep Learning, section 8.6.1. J. J. More and D. C. Sorensen, Computing a trust
-    region step, 1983. T. Steihaug, SIAM J. Numer. Anal. 20, 1983.
+    region step, 1983. T. Steihaug, SIAM J. Numer. Anal. 20, 1983. Bounds: D. P. Bertsekas, SIAM J. Control Optim. 20,
+    1982.
 
     Examples
     --------
@@ -137,9 +143,12 @@ def newton(
     >>> r = adaptk.solve.newton(f, [0.0, 1.0], jac=g, hess=h)  # on the ridge that leads to the saddle at 0
     >>> r.status, abs(r.x).round(6), round(float(r.lambda_min), 6)
     (1, array([1., 0.]), 2.0)
+    >>> adaptk.solve.newton(f, [0.0, 1.0], jac=g, hess=h, bounds=([-0.5, 0.25], [0.5, 2])).x
+    array([0.5 , 0.25])
     """
-    arguments.unconstrained(bounds, constraints)
+    arguments.unconstrained(constraints)
     x = arguments.start(x0)
+    lower, upper = arguments.bounds(bounds, x, fixed=True)
     size = x.dtype.itemsize
     f, g, differences, pair = arguments.gradient_options(fun, jac, x, vectorized)
     if hess is not None and hessp is not None:
@@ -149,6 +158,8 @@ def newton(
     if hessp is not None:
         if damping != "trust-region":
             raise ValueError("damping: with hessp the steps need the trust region")
+        if lower is not None:
+            raise ValueError("bounds: with hessp there are none; give hess, or use lbfgs or conjugate_gradient")
         hp = arguments.function(hessp, "hessp", size, "hessp")
     elif hess is None:
         second = 1
@@ -156,7 +167,7 @@ def newton(
         if differences or isinstance(f, tuple) or isinstance(g, tuple):
             raise ValueError(f"hess: {hess!r} needs a gradient written in Python; give jac")
         if check_derivatives:
-            _check.verify(f, x, arguments.tuple_of(args), g, pair)
+            _check.verify(f, x, arguments.tuple_of(args), g, pair, bounds=(lower, upper))
             check_derivatives = False
         model = QuasiNewton(f, g, pair, hess, x.dtype)
         f, g, h = (model.fun if pair else f), (None if pair else model.jac), model.hess
@@ -177,9 +188,9 @@ def newton(
         1000 if maxiter is None else arguments.whole(maxiter, "maxiter"),
     )
     if check_derivatives:
-        _check.verify(f, x, arguments.tuple_of(args), g, pair, h)
+        _check.verify(f, x, arguments.tuple_of(args), g, pair, h, bounds=(lower, upper))
     derivatives = arguments.derivatives(differences, second, bool(vectorized), pair, rel_step, typical, x)
     common, progress = arguments.common("newton", callback, disp, history, max_seconds)
     chosen = arguments.choice(damping, "damping", DAMPINGS)
-    raw = _solve.newton(f, x, arguments.tuple_of(args), g, h, hp, derivatives, chosen, options, common)
+    raw = _solve.newton(f, x, arguments.tuple_of(args), g, h, hp, derivatives, chosen, lower, upper, options, common)
     return finish(raw, "newton", progress)

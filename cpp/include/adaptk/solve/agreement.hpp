@@ -2,7 +2,7 @@
 // function: either because of rounding, or because the derivative is wrong.
 #pragma once
 
-#include "adaptk/solve/linalg.hpp"
+#include "adaptk/solve/box.hpp"
 
 namespace adaptk::solve {
 
@@ -12,8 +12,12 @@ enum class Agreement { holds, fails, aborted };
 // what the derivative gives along d. Differences of f are taken with steps that shrink from `reach` until the rounding
 // of f, of relative size `noise`, is a tenth of the expected slope. The slope holds if differences agree with it for
 // two steps in a row or for the last step; a difference may be central or to one side (a kink has two slopes). It fails
-// if they do not, although the last two central differences agree with each other; `found` is then their value.
-template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T noise, Value&& value, T& found) {
+// if they do not, although the last two central differences agree with each other; `found` is then their value. Bounds
+// may leave less room for t than this: above and below zero.
+template <class T, class Value>
+Agreement judge_slope(T f0, T slope, T reach, T noise, Value&& value, T& found,
+                      T room_above = std::numeric_limits<T>::infinity(),
+                      T room_below = std::numeric_limits<T>::infinity()) {
     constexpr T shrink = T(1) / 16;  // so that the truncation error of central differences falls by 256
     constexpr int most = 14;         // down to eps of the reach
     constexpr T tolerance = T(0.5), settled_within = T(0.1);
@@ -21,14 +25,18 @@ template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T 
     bool settled = false, agreed = false;
     T t = reach;
     for (int i = 0; i < most; ++i, t *= shrink) {
-        T above, below;
-        if (!value(t, above) || !value(-t, below)) return Agreement::aborted;
+        const T up = std::min(t, room_above), down = std::min(t, room_below), half = up / 2 + down / 2;
+        if (!(half > 0)) return Agreement::holds;
+        T above = f0, below = f0;
+        if (up > 0 && !value(up, above)) return Agreement::aborted;
+        if (down > 0 && !value(-down, below)) return Agreement::aborted;
         if (!std::isfinite(above) || !std::isfinite(below)) continue;
-        const T rounding = 8 * noise * std::max({std::abs(above), std::abs(below), std::abs(f0)}) / t;
-        const T central = (above / 2 - below / 2) / t;
+        const T rounding = 8 * noise * std::max({std::abs(above), std::abs(below), std::abs(f0)}) / half;
+        const T central = (above / 2 - below / 2) / half;
         const bool agreed_before = agreed;
         agreed = false;
-        for (const T difference : {central, (above - f0) / t, (f0 - below) / t})
+        for (const T difference :
+             {central, up > 0 ? (above - f0) / up : central, down > 0 ? (f0 - below) / down : central})
             agreed = agreed || std::abs(difference - slope) <= tolerance * std::abs(slope) + rounding;
         if (agreed && agreed_before) return Agreement::holds;
         if (rounding > std::abs(slope) / 10) break;
@@ -43,7 +51,7 @@ template <class T, class Value> Agreement judge_slope(T f0, T slope, T reach, T 
 // farther outward along each axis on which such a step promises a fraction of |f|, as long as f falls. `at` evaluates
 // the points, and returns false to abort.
 template <class T, class At>
-bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point, At&& at) {
+bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point, At&& at, const Box<T>& box) {
     constexpr T worth = T(1e-3);
     constexpr int most_axes = 64;
     const int n = int(x.size());
@@ -52,7 +60,9 @@ bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point
         point = x;
         T before = f0;
         for (T factor = 2; std::isfinite(point[k]); factor *= 16) {
-            point[k] = factor * x[k];
+            const T last = point[k];
+            point[k] = box ? box.inside(k, factor * x[k]) : factor * x[k];
+            if (point[k] == last) break;
             T there;
             if (!at(point, there)) return false;
             if (!(there < before)) break;
@@ -63,10 +73,10 @@ bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point
 }
 
 // Judges the slope along d, and if it fails, along each axis. `at(point, f)` sets f to the function at a point; x, g
-// and f0 belong together, and `point` and `axis` are work space.
+// and f0 belong together, and `point` and `axis` are work space. No point outside the bounds is asked for.
 template <class T, class At>
 Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
-                         Vector<T>& axis, Disagreement<T>& where, At&& at) {
+                         Vector<T>& axis, Disagreement<T>& where, At&& at, const Box<T>& box = {}) {
     constexpr int most_axes = 64;  // each may take some twenty evaluations
     const int n = int(x.size());
     const T d_norm = norm(d), x_norm = norm(x);
@@ -76,9 +86,10 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
             f0, claimed, reach, noise,
             [&](T t, T& f) {
                 point = x + t * direction;
+                if (box) box.clip(point);
                 return at(point, f);
             },
-            found);
+            found, box.room(x, direction, T(1)), box.room(x, direction, T(-1)));
     };
     const T claimed = g.dot(d);
     T found;
@@ -106,9 +117,9 @@ Agreement judge_gradient(const Vector<T>& x, const Vector<T>& g, const Vector<T>
 // The same, and if the slope holds, also looks outward for a lower point.
 template <class T, class At>
 Agreement judge_minimum(const Vector<T>& x, const Vector<T>& g, const Vector<T>& d, T f0, T noise, Vector<T>& point,
-                        Vector<T>& axis, Disagreement<T>& where, At&& at) {
-    const Agreement verdict = judge_gradient(x, g, d, f0, noise, point, axis, where, at);
-    if (verdict == Agreement::holds && !look_outward(x, g, f0, point, at)) return Agreement::aborted;
+                        Vector<T>& axis, Disagreement<T>& where, At&& at, const Box<T>& box = {}) {
+    const Agreement verdict = judge_gradient(x, g, d, f0, noise, point, axis, where, at, box);
+    if (verdict == Agreement::holds && !look_outward(x, g, f0, point, at, box)) return Agreement::aborted;
     return verdict;
 }
 

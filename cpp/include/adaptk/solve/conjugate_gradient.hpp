@@ -5,7 +5,7 @@
 //   J. C. Gilbert, J. Nocedal, Global convergence properties of conjugate gradient methods, SIAM J. Optim. 2 (1992)
 //   R. Fletcher, C. M. Reeves (1964); M. R. Hestenes, E. Stiefel (1952); Y. H. Dai, Y. Yuan (1999)
 //
-// With G the largest |g|_inf of the run, it ends with
+// With G the largest |g|_inf of the run, where bounds hold no variable, it ends with
 //   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps and then from up to
 //              ten steps of linear conjugate gradients, is at most a thousandth of the distance so far
 //   precision  no step along -g lowers f
@@ -59,7 +59,8 @@ T beta_of(Beta kind, const Vector<T>& g, const Vector<T>& gn, const Vector<T>& y
     return std::max(b, T(0.4) * g.dot(d) / d.squaredNorm());
 }
 
-// w.x holds the start, and at the end the best point found, with its gradient in w.g.
+// w.x holds the start, within the bounds w.lower and w.upper if these have elements, and at the end the best point
+// found, with its gradient in w.g.
 template <class T, class Problem, class Monitor = NoMonitor>
 Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T>& o, ConjugateGradientWork<T>& w,
                               Monitor&& watch = {}) {
@@ -116,7 +117,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
                     alpha = 0;
                 }
                 // If g has grown, as on the way down from a maximum, the last alpha is far too long.
-                if (alpha > 0) alpha = std::min(alpha, 1000 * step / norm(w.d));
+                if (alpha > 0) alpha = std::min(alpha, 1000 * line.step / norm(w.d));
                 T first = alpha > 0 ? 2 * alpha : first_step(w.x, w.g, line.value);
                 if (alpha > 0) {
                     // I1: the minimiser of the parabola through phi(0), phi'(0) and a point well inside.
@@ -137,27 +138,25 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
                 continue;
             }
             alpha = line.alpha;
-            step = alpha * norm(w.d);
-            w.y = line.w.gn - w.g;
-            const T b = beta_of(o.beta, w.g, w.gn, w.y, w.d);
-            // Powell's test: gradients that have lost their conjugacy would keep Fletcher and Reeves's steps short.
-            const bool powell = o.beta == Beta::fr && std::abs(w.gn.dot(w.g)) > T(0.2) * w.gn.squaredNorm();
             line.accept();
+            step = line.step;
+            w.y = w.g - w.gn;
+            const T b = beta_of(o.beta, w.gn, w.g, w.y, w.d);
+            // Powell's test: gradients that have lost their conjugacy would keep Fletcher and Reeves's steps short.
+            const bool powell = o.beta == Beta::fr && std::abs(w.gn.dot(w.g)) > T(0.2) * w.g.squaredNorm();
             ++since_restart;
-            // Only the first n directions are conjugate.
-            if (powell || !std::isfinite(b) || (o.beta != Beta::hz && since_restart >= std::max(n, 20))) {
+            // Only the first n directions are conjugate, and only among the same free variables.
+            if (powell || line.turned || !std::isfinite(b) ||
+                (o.beta != Beta::hz && since_restart >= std::max(n, 20))) {
                 w.d = -w.g;
                 since_restart = 0;
             } else {
                 w.d = b * w.d - w.g;
+                line.trim();
             }
         }
     };
-    s.status = run();
-    if (s.status != Status::aborted && std::isfinite(line.value) && !line.finish()) s.status = Status::aborted;
-    if (s.status == Status::unbounded) line.value = line.lowest;
-    s.value = line.value;
-    s.gradient = largest(w.g);
+    line.end(run());
     return s;
 }
 

@@ -9,6 +9,11 @@
 //   Wolfe              phi(a) <= phi(0) + c1 a phi'(0)  and  phi'(a) >= c2 phi'(0)
 //   approximate Wolfe  (2 c1 - 1) phi'(0) >= phi'(a) >= c2 phi'(0)  and  phi(a) <= phi(0) + 100 eps |phi(0)|
 // The approximate conditions can hold even if the others are lost in the rounding of phi.
+//
+// With bounds the point is the nearest one within them, so that the path is bent: each variable stops at its own bound.
+// Then g(x)'(x(alpha) - x) stands for alpha phi'(0), and phi' is the slope of those that still move (D. P. Bertsekas,
+// On the Goldstein-Levitin-Polyak gradient projection method, IEEE Trans. Automat. Control 21, 1976). A search that
+// ends on a bent path needs the Wolfe conditions alone: phi' may jump over every value that is nearly zero.
 #pragma once
 
 #include "adaptk/solve/agreement.hpp"
@@ -24,6 +29,11 @@ template <class T> struct LineWork {
     Vector<T> best;     // the lowest point of the run
     // Of confirm(): the estimated way to the minimum, H p + g, a conjugate direction and its product with H.
     Vector<T> p, r, u, hu;
+    Vector<T> lower, upper;  // bounds; without elements: none
+    // With bounds, g is the gradient of the free variables, which no bound holds, and 0 for the others. This is all of
+    // it, and at the end of the run g is too.
+    Vector<T> whole;
+    Eigen::Array<bool, Eigen::Dynamic, 1> held;
 };
 
 enum class Search { found, failed, aborted, unbounded };
@@ -31,7 +41,13 @@ enum class Arrival { minimum, farther, moved, aborted };
 
 template <class T, class Problem> class Line {
   public:
-    Line(Problem& problem, LineWork<T>& work, Summary<T>& summary) : f(problem), w(work), s(summary) {}
+    Line(Problem& problem, LineWork<T>& work, Summary<T>& summary)
+        : f(problem), w(work), s(summary), box(work.lower, work.upper) {
+        if (!box) return;
+        w.whole.setConstant(w.x.size(), std::numeric_limits<T>::quiet_NaN());
+        w.held.setConstant(w.x.size(), false);
+        box.clip(w.x);
+    }
 
     // The first point of the run.
     bool start() {
@@ -40,14 +56,21 @@ template <class T, class Problem> class Line {
         w.best = w.x;
         lowest = first_value = value;
         if (!std::isfinite(value)) return true;
+        return gradient();
+    }
+    // w.g at x; false to abort.
+    bool gradient() {
         ++s.njev;
-        return f.gradient(w.x.data(), w.g.data());
+        if (!f.gradient(w.x.data(), w.g.data())) return false;
+        if (box) hold();
+        return true;
     }
 
     // phi(alpha), infinite if it is not a number; false to abort.
     bool phi(T a) {
         alpha = a;
         w.xn = w.x + a * w.d;
+        if (box) bent = box.clip(w.xn);
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return false;
         if (std::isnan(fn)) fn = std::numeric_limits<T>::infinity();
@@ -65,23 +88,38 @@ template <class T, class Problem> class Line {
         ++s.njev;
         if (!f.gradient(w.xn.data(), w.gn.data())) return false;
         slope = w.gn.dot(w.d);
+        if (bent)
+            for (int i = 0; i < int(w.x.size()); ++i)
+                if (box.leads_out(i, w.xn[i], w.d[i])) slope -= w.gn[i] * w.d[i];
         if (!w.gn.allFinite() || !std::isfinite(slope)) {
             fn = std::numeric_limits<T>::infinity();
             blocked = true;
         }
         return true;
     }
+    // c1 alpha phi'(0), at the point last evaluated.
+    T promised(T c1) const { return bent ? c1 * std::min(T(0), w.g.dot(w.xn - w.x)) : c1 * alpha * slope0; }
+    // Moves to the point last evaluated; w.gn becomes the gradient before.
     void accept() {
-        const T step = alpha * norm(w.d);
+        step = bent ? norm(w.xn - w.x) : alpha * norm(w.d);
         // |g| over the curvature along d: the remaining distance, if f is as curved in other directions.
-        const T curvature = (slope - slope0) / alpha / w.d.squaredNorm();
-        const T left = std::max(step, curvature > 0 ? norm(w.gn) / curvature : std::numeric_limits<T>::infinity());
-        path += step;
-        ahead = std::max(left_before, left);
-        left_before = left;
+        const T curvature =
+            bent ? (w.gn - w.whole).dot(w.xn - w.x) / (step * step) : (slope - slope0) / alpha / w.d.squaredNorm();
         w.x.swap(w.xn);
         w.g.swap(w.gn);
         value = fn;
+        turned = bent;
+        if (box) turned = hold() || bent;
+        const T left = std::max(step, curvature > 0 ? norm(w.g) / curvature : std::numeric_limits<T>::infinity());
+        path += step;
+        ahead = std::max(left_before, left);
+        left_before = left;
+    }
+    // Directions do not lead out of the bounds.
+    void trim() {
+        if (!box) return;
+        for (int i = 0; i < int(w.x.size()); ++i)
+            if (w.held[i] || box.leads_out(i, w.x[i], w.d[i])) w.d[i] = 0;
     }
     // Whether a small gradient is that of a minimum.
     bool near() const { return w.g.isZero(T(0)) || ahead <= left_of_the_way<T> * path; }
@@ -91,6 +129,8 @@ template <class T, class Problem> class Line {
     // |g|_inf of the run. While the minimum is farther away, this is not worth its gradients in each iteration.
     Arrival confirm(T most_slope) {
         constexpr int most_directions = 10;
+        // A corner that steps have jumped to past a lower point, as Barzilai and Borwein's may.
+        if (box && lower()) return go_to_lowest() ? Arrival::moved : Arrival::aborted;
         if (w.g.isZero(T(0))) return Arrival::minimum;
         if (s.nit < not_before) return Arrival::farther;
         T noise = value_error<T>(f);
@@ -100,19 +140,37 @@ template <class T, class Problem> class Line {
         if (!(h > 0) || !std::isfinite(unknown)) return Arrival::minimum;
         w.p.setZero();
         w.r = -w.g / g_norm;
-        w.u = w.r;
         T square = 1;
+        // Of a variable that has room on one side only, no curvature is known.
+        const auto leave_out = [&](Vector<T>& v) {
+            for (int i = 0; i < int(v.size()); ++i)
+                if (box.on_bound(i, w.x[i])) v[i] = 0;
+        };
+        if (box) {
+            leave_out(w.r);
+            square = w.r.squaredNorm();
+            if (!(square > 0)) return Arrival::minimum;
+        }
+        w.u = w.r;
         for (int k = 0; k < std::min(int(w.x.size()), most_directions); ++k) {
-            const T t = h / norm(w.u);
+            T t = h / norm(w.u), uncertain = unknown;
+            if (box) {
+                const T room = std::min(box.room(w.x, w.u, T(1)), box.room(w.x, w.u, T(-1)));
+                if (!(room > 0)) return Arrival::minimum;
+                uncertain *= std::max(T(1), t / room);
+                t = std::min(t, room);
+            }
             for (const T side : {T(1), T(-1)}) {
                 w.xn = w.x + side * t * w.u;
+                if (box) box.clip(w.xn);
                 ++s.njev;
                 if (!f.gradient(w.xn.data(), w.gn.data())) return Arrival::aborted;
                 if (side > 0) w.hu = w.gn;
             }
             w.hu = (w.hu - w.gn) / (2 * t);
+            if (box) leave_out(w.hu);
             const T bend = w.u.dot(w.hu), u_square = w.u.squaredNorm();
-            if (!(std::abs(bend) > unknown * u_square)) return Arrival::minimum;
+            if (!(std::abs(bend) > uncertain * u_square)) return Arrival::minimum;
             if (bend < 0) return leave();
             const T a = square / bend;
             w.p += a * w.u;
@@ -134,8 +192,15 @@ template <class T, class Problem> class Line {
         if (!(lowest < value)) return true;
         w.x = w.best;
         value = lowest;
-        ++s.njev;
-        return f.gradient(w.x.data(), w.g.data());
+        return gradient();
+    }
+    // The end of a run.
+    void end(Status status) {
+        s.status = status;
+        if (s.status != Status::aborted && std::isfinite(value) && !finish()) s.status = Status::aborted;
+        s.value = s.status == Status::unbounded ? lowest : value;
+        s.gradient = largest(w.g);
+        if (box) w.g = w.whole;
     }
 
     // The status after a search along d = -g that failed: no step lowers f, f is not finite however short the step, or
@@ -146,7 +211,7 @@ template <class T, class Problem> class Line {
         if (largest(w.g) <= std::sqrt(epsilon<T>) * first) return Status::precision;
         const auto at = [&](const Vector<T>& point, T& f_there) { return probe(point, f_there); };
         const Agreement agreement =
-            judge_minimum(w.x, w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at);
+            judge_minimum(w.x, box ? w.whole : w.g, w.d, value, value_error<T>(f), w.xn, w.gn, s.disagreement, at, box);
         if (agreement == Agreement::aborted || !look_ahead()) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) return Status::unbounded;
         if (agreement == Agreement::fails && at_rest(f, s.disagreement, first)) return Status::precision;
@@ -164,16 +229,19 @@ template <class T, class Problem> class Line {
     Problem& f;
     LineWork<T>& w;
     Summary<T>& s;
+    const Box<T> box;
     T value = 0, lowest = 0;         // at x
     T alpha = 0, fn = 0, slope = 0;  // at xn
     T slope0 = 0;                    // phi'(0)
     T first_value = 0;               // at the start
-    T path = 0;                      // the distance so far
+    T path = 0, step = 0;            // the distance so far, and the last part of it
     std::int64_t not_before = 0;     // the iteration from which confirm() is worth its gradients again
     // The remaining distance, estimated from the last step and from the last two.
     T left_before = std::numeric_limits<T>::infinity(), ahead = std::numeric_limits<T>::infinity();
     bool still = false;    // xn is x, in the arithmetic
     bool blocked = false;  // f or its gradient is not finite at the last xn that is not x
+    bool bent = false;     // a bound lies between x and xn
+    bool turned = false;   // the last step met a bound, or other variables are held than before it
 
   private:
     struct Point {
@@ -184,6 +252,35 @@ template <class T, class Problem> class Line {
         return std::isfinite(fn) ? derivative() : true;
     }
     bool finite() const { return std::isfinite(fn); }
+    // Parts w.g from w.whole; true if other variables are held than before. One that f now pulls off its bound is
+    // released if its slope matters beside the others': until then, the directions stay conjugate (as in W. W. Hager,
+    // H. Zhang, A new active set algorithm for box constrained optimization, SIAM J. Optim. 17, 2006).
+    bool hold() {
+        constexpr T matters = T(0.1);
+        const int n = int(w.x.size());
+        w.whole = w.g;
+        bool other = false;
+        T most_slope = 0;
+        for (int i = 0; i < n; ++i) {
+            const bool out = box.holds(i, w.x[i], w.g[i]);
+            if (out) {
+                other = other || !w.held[i];
+                w.held[i] = true;
+            } else if (!w.held[i]) {
+                most_slope = std::max(most_slope, std::abs(w.g[i]));
+            }
+        }
+        for (int i = 0; i < n; ++i) {
+            if (!w.held[i]) continue;
+            if (!box.holds(i, w.x[i], w.g[i]) && !(std::abs(w.g[i]) <= matters * most_slope)) {
+                w.held[i] = false;
+                other = true;
+            } else {
+                w.g[i] = 0;
+            }
+        }
+        return other;
+    }
     // The value at a point that may become the lowest one.
     bool probe(const Vector<T>& point, T& f_there) {
         ++s.nfev;
@@ -203,6 +300,7 @@ template <class T, class Problem> class Line {
             T there = value;
             for (T t = norm(w.x); t < 1 && t > 0 && there <= value && !lower(); t *= 16) {
                 w.xn = w.x + (t / d_norm) * w.d;
+                if (box) box.clip(w.xn);
                 if (!probe(w.xn, there)) return false;
             }
         }
@@ -218,8 +316,7 @@ template <class T, class Problem> class Line {
         }
         path = 0;
         ahead = left_before = std::numeric_limits<T>::infinity();
-        ++s.njev;
-        return f.gradient(w.x.data(), w.g.data());
+        return gradient();
     }
     // From a saddle along u or -u, at most as far as the path so far. If no point is lower, the negative curvature was
     // only rounding.
@@ -228,6 +325,7 @@ template <class T, class Problem> class Line {
         for (int i = 0; i < most; ++i, t /= 4) {
             for (const T side : {t, -t}) {
                 w.xn = w.x + side * w.u;
+                if (box) box.clip(w.xn);
                 if (!probe(w.xn, there)) return Arrival::aborted;
             }
             if (lower()) return go_to_lowest() ? Arrival::moved : Arrival::aborted;
@@ -265,7 +363,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
         if (finite() && !derivative()) return Search::aborted;
         // If rounding hides the expected fall of f, a slope that does not get flatter shows that f is still falling.
         const bool hidden = fn <= value && -a * slope0 <= epsilon<T> * std::abs(value) && slope <= T(0.9) * low.d;
-        const bool high_enough = !hidden && (fn > value + c1 * a * slope0 || (low.a > 0 && fn >= low.f));
+        const bool high_enough = !hidden && (fn > value + promised(c1) || (low.a > 0 && fn >= low.f));
         if (!finite()) {
             // Shorten: towards the best point that is known.
             if (bracketed) {
@@ -281,7 +379,7 @@ template <class T, class Problem> Search Line<T, Problem>::strong_wolfe(T first,
             high = {a, fn, slope};
             bracketed = true;
         } else {
-            if (std::abs(slope) <= -c2 * slope0) return Search::found;
+            if (std::abs(slope) <= -c2 * slope0 || (bent && slope >= c2 * slope0)) return Search::found;
             const Point here{a, fn, slope};
             if (!bracketed) {
                 if (slope >= 0) {
@@ -319,7 +417,7 @@ template <class T, class Problem> Search Line<T, Problem>::hager_zhang(T first, 
     const T near = value + 100 * epsilon<T> * std::abs(value);
     const auto done = [&] {
         if (!finite() || slope < c2 * slope0) return false;
-        return fn - value <= c1 * alpha * slope0 || (fn <= near && slope <= (2 * c1 - 1) * slope0);
+        return fn - value <= promised(c1) || (fn <= near && slope <= (2 * c1 - 1) * slope0);
     };
     int evaluations = 0;
     bool aborted = false;

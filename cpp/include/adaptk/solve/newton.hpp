@@ -1,8 +1,10 @@
-// Newton's method for unconstrained minimisation with dense Hessians.
+// Newton's method for minimisation with dense Hessians, with or without bounds.
 //
 //   I. Goodfellow, Y. Bengio, A. Courville, Deep Learning (2016), Algorithm 8.8 and equation 8.28
 //   J. J. More, D. C. Sorensen, Computing a trust region step, SIAM J. Sci. Stat. Comput. 4 (1983)
 //   J. Nocedal, S. J. Wright, Numerical Optimization, second edition (2006), Algorithms 4.1 and 7.2
+//   D. P. Bertsekas, Projected Newton methods for optimization problems with simple constraints, SIAM J. Control Optim.
+//   20 (1982)
 //
 // With f, g, H at x, |.| the 2-norm and G the largest |g| of the run, it ends with
 //   gradient    lambda_min >= -16 n eps |H|, and |g_i| <= eps (|H| |x|)_i for each i, which is rounding, or |g| <= gtol
@@ -18,6 +20,10 @@
 // In the bounds of lambda_min, eps is the relative error of H: that of the type, or the error of differences.
 // At a stationary point with lambda_min < 0 the step is along its eigenvector, to the lower side. Where lambda_min is 0
 // within rounding, points along that eigenvector and the axes are tried, since the second derivative decides nothing.
+//
+// With bounds, g and H are those of the free variables: a variable is held while it is at a bound and f falls outward.
+// A step that leads out of the bounds is replaced by the minimum of g'p + p'(H + lambda I)p/2 within them, with the
+// lambda of that step. One that is at a bound without a slope takes part in a saddle only if a lower point is found.
 #pragma once
 
 #include "adaptk/solve/agreement.hpp"
@@ -40,7 +46,7 @@ template <class T> struct NewtonOptions {
 template <class T> struct NewtonWork {
     void resize(int n_) {
         n = n_;
-        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t, &most, &held}) v->resize(n);
+        for (Vector<T>* v : {&x, &g, &p, &xn, &gn, &t, &most, &idle}) v->resize(n);
         h.resize(n, n);
         l.resize(n, n);
         tri.resize(n);
@@ -49,26 +55,45 @@ template <class T> struct NewtonWork {
     int n = 0;
     Vector<T> x, g, p, xn, gn, t;
     Vector<T> most;  // the largest |g_i| of the run
-    Vector<T> held;  // 1 for a variable that the step leaves
+    Vector<T> idle;  // 1 for a variable that the step leaves
     Matrix<T> h, l;
+    Vector<T> lower, upper;  // bounds; without elements: none
+    // With bounds: the gradient and Hessian of all variables, and work space.
+    Vector<T> whole_g;
+    Matrix<T> whole_h;
+    Eigen::Array<bool, Eigen::Dynamic, 1> touching;  // at a bound without a slope, and left out of lambda
+    BoxWork<T> bounded;
     Tridiagonal<T> tri;
     TrustWork<T> trust;
 };
 
-// w.x holds the start, and at the end the best point found, with its gradient and Hessian in w.g and w.h.
+// w.x holds the start, within the bounds w.lower and w.upper if these have elements, and at the end the best point
+// found, with its gradient and Hessian in w.g and w.h.
 template <class T, class Problem, class Monitor, class Linalg> class Newton {
   public:
     Newton(Problem& problem, const NewtonOptions<T>& options, NewtonWork<T>& work, Monitor& monitor)
-        : f(problem), o(options), w(work), watch(monitor) {}
+        : f(problem), o(options), w(work), watch(monitor), box(work.lower, work.upper) {
+        if (!box) return;
+        w.whole_g.setConstant(w.n, std::numeric_limits<T>::quiet_NaN());
+        w.whole_h.resize(w.n, w.n);
+        w.touching.resize(w.n);
+        w.bounded.resize(w.n);
+        box.clip(w.x);
+    }
 
     Summary<T> run() {
         s.status = iterate();
         s.value = value;
+        if (box && !parted) part_gradient();
         s.gradient = largest(w.g);
         if (s.status != Status::aborted && o.eigenvalue && !known_lambda && have_hessian) {
             if (!(w.n >= 128 && (definite || Linalg::blocked) && inverse_lanczos())) eigenvalue();
         }
-        if (have_hessian) s.lambda_min = lambda;
+        if (have_hessian) s.lambda_min = box && none_is_free() ? std::numeric_limits<T>::infinity() : lambda;
+        if (box) {
+            w.g = w.whole_g;
+            if (have_hessian) w.h = w.whole_h;
+        }
         return s;
     }
 
@@ -90,6 +115,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.most.setZero();
         T step = nan;
         for (;; ++s.nit) {
+            if (box) part_gradient();
             const T g_norm = norm(w.g);
             most = std::max(most, g_norm);
             if (first == 0) first = g_norm;
@@ -103,6 +129,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (!f.hessian(w.x.data(), w.h.data())) return Status::aborted;
             size = w.h.norm();
             if (!std::isfinite(size) && !w.h.allFinite()) return Status::nonfinite;
+            if (box) part_hessian();
             definite = factor(0);
             const bool rounding = g_norm <= epsilon<T> * size * norm(w.x) && is_rounding();
             bool stationary = rounding || g_norm <= gtol * most;
@@ -120,7 +147,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                     if (outcome == Outcome::ended) return Status::aborted;
                     // The plain method reports what it met, and does not continue from the lower point.
                     if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
-                    if (outcome == Outcome::rejected) return flat ? Status::gradient : Status::saddle;
+                    if (outcome == Outcome::rejected) return lambda >= -level() ? Status::gradient : Status::saddle;
                     step = norm(w.p);
                     if (s.nit + 1 >= o.max_iterations) return Status::limit;
                     continue;
@@ -137,16 +164,41 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
     }
 
+    // With bounds: w.g becomes the gradient of the free variables.
+    void part_gradient() {
+        w.whole_g = w.g;
+        box.project(w.x, w.whole_g, w.g);
+        parted = true;
+    }
+    // w.h becomes their Hessian, with some curvature for the others, which then keep their value. It is not less than
+    // the smallest eigenvalue of the free variables.
+    void part_hessian() {
+        w.whole_h = w.h;
+        w.touching.setConstant(false);
+        for (int k = 0; k < w.n; ++k)
+            if (box.holds(k, w.x[k], w.whole_g[k])) set_apart(k, size > 0 ? size : T(1));
+    }
+    bool none_is_free() const {
+        for (int k = 0; k < w.n; ++k)
+            if (!box.holds(k, w.x[k], w.whole_g[k])) return false;
+        return true;
+    }
+    void set_apart(int k, T curvature) {
+        w.h.row(k).setZero();
+        w.h.col(k).setZero();
+        w.h(k, k) = curvature;
+    }
+
     // A variable without slope and curvature, such as one that f does not depend on, gets some curvature for a step, so
     // that it keeps its value: H is then singular only if others make it so.
     void hold_idle() {
         idle = false;
-        w.held.setZero();
+        w.idle.setZero();
         for (int k = 0; k < w.n && size > 0; ++k) {
             if (w.h(k, k) != 0 || w.g[k] != 0) continue;
             if (!w.h.row(k).head(k).isZero(T(0)) || !w.h.col(k).tail(w.n - k).isZero(T(0))) continue;
             w.h(k, k) = size;
-            w.held[k] = 1;
+            w.idle[k] = 1;
             idle = true;
         }
         if (!idle) return;
@@ -156,7 +208,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     void release_idle() {
         if (!idle) return;
         for (int k = 0; k < w.n; ++k)
-            if (w.held[k] != 0) w.h(k, k) = 0;
+            if (w.idle[k] != 0) w.h(k, k) = 0;
         known_lambda = definite = idle = false;
     }
 
@@ -172,9 +224,18 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
     }
 
+    // w.t becomes |H| |x|.
+    void size_of_slopes() {
+        if (box) {
+            w.t.noalias() = w.whole_h.cwiseAbs() * w.x.cwiseAbs();
+        } else {
+            w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+        }
+    }
+
     // Whether each g_i is no more than the rounding of (H x)_i.
     bool is_rounding() {
-        w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+        size_of_slopes();
         return (w.g.array().abs() <= epsilon<T> * w.t.array()).all();
     }
 
@@ -186,7 +247,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (!w.tri.solve(2 * std::max(level(), std::numeric_limits<T>::min()), w.trust.g, w.trust.y)) return false;
         w.tri.from(w.trust.y);
         const Vector<T>& p = w.trust.y;
-        w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+        size_of_slopes();
         w.t += w.most;
         return std::abs(w.g.dot(p)) <= T(w.n) * epsilon<T> * w.t.dot(p.cwiseAbs());
     }
@@ -214,7 +275,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     Status full_step() {
         if (!definite) return Status::indefinite;
         newton_direction();
-        w.xn = w.x + w.p;
+        TrustStep<T> step;
+        if (box) bend(T(0), step);
+        to_trial();
         T fn;
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return Status::aborted;
@@ -223,7 +286,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
         if (!std::isfinite(fn) || !w.gn.allFinite()) return Status::nonfinite;
         if (const T length = norm(w.p); length <= o.xtol * norm(w.x)) {
-            if (norm(w.gn) < norm(w.g)) move(fn);
+            if (slopes_there() < norm(w.g)) move(fn);
             return Status::step;
         }
         move(fn);
@@ -234,14 +297,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     bool last_step(T g_norm) {
         if (g_norm == 0) return true;
         newton_direction();
-        w.xn = w.x + w.p;
+        to_trial();
         T fn;
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return false;
         if (!(fn <= value + 2 * epsilon<T> * std::abs(value))) return true;
         ++s.njev;
         if (!f.gradient(w.xn.data(), w.gn.data())) return false;
-        if (w.gn.allFinite() && norm(w.gn) < g_norm) move(fn);
+        if (w.gn.allFinite() && slopes_there() < g_norm) move(fn);
         return true;
     }
 
@@ -250,13 +313,57 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         w.x.swap(w.xn);
         w.g.swap(w.gn);
         value = fn;
+        parted = false;
+    }
+
+    // w.xn becomes x + p.
+    void to_trial() {
+        w.xn = w.x + w.p;
+        if (box) box.snap(w.xn, w.x);
+    }
+
+    // |w.gn| at w.xn, of the free variables there.
+    T slopes_there() {
+        if (!box) return norm(w.gn);
+        box.project(w.xn, w.gn, w.bounded.slopes);
+        return norm(w.bounded.slopes);
+    }
+
+    // With bounds: if x + p is outside, p becomes the minimum within them of the model with `shift` for lambda. Where
+    // that cannot be computed, or the model itself is lower there, x + p is projected.
+    void bend(T shift, TrustStep<T>& step) {
+        BoxWork<T>& b = w.bounded;
+        Vector<T>& projected = w.trust.z;
+        bool outside = false;
+        for (int i = 0; i < w.n; ++i) {
+            if (box.holds(i, w.x[i], w.whole_g[i])) w.p[i] = 0;  // where it is only rounding
+            b.low[i] = box.lower(i) - w.x[i];
+            b.high[i] = box.upper(i) - w.x[i];
+            outside = outside || w.p[i] < b.low[i] || w.p[i] > b.high[i];
+        }
+        if (!outside) return;
+        Box<T>(b.low, b.high).clip(w.p);
+        projected = w.p;
+        const bool found = minimise_in_box<Linalg>(w.h, shift, w.g, b, w.p);
+        const T fall = w.p.allFinite() ? model_fall(w.p) : T(-1), other = model_fall(projected);
+        full = full && found && fall >= other;
+        step.predicted = fall;
+        if (!(fall >= other)) {
+            w.p = projected;
+            step.predicted = other;
+        }
+        step.length = norm(w.p);
+    }
+    T model_fall(const Vector<T>& p) {
+        w.trust.u.noalias() = w.h.template selfadjointView<Eigen::Lower>() * p;
+        return -(w.g.dot(p) + p.dot(w.trust.u) / 2);
     }
 
     enum class Trial { accepted, worse, aborted, converged, stuck, unbounded };
 
     // Evaluates x + p. `ratio` is the actual reduction over the predicted one.
     Trial attempt(T predicted, T length, T& ratio) {
-        w.xn = w.x + w.p;
+        to_trial();
         ratio = -1;
         if ((w.xn.array() == w.x.array()).all()) return Trial::stuck;
         T fn;
@@ -279,7 +386,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             const T rounding = 2 * epsilon<T> * std::abs(value);
             const bool better =
                 w.gn.allFinite() && (fn < value || (fn <= value + rounding &&
-                                                    (norm(w.gn) <= norm(w.g) / 2 || w.gn.dot(w.p) < w.g.dot(w.p))));
+                                                    (slopes_there() <= norm(w.g) / 2 || w.gn.dot(w.p) < w.g.dot(w.p))));
             if (better) move(fn);
             if (small) return Trial::converged;
             ratio = better ? T(1) : T(-1);
@@ -309,7 +416,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (lambda < -level()) {
                 const Outcome outcome = leave_saddle();
                 if (outcome == Outcome::ended) return Status::aborted;
-                return outcome == Outcome::moved ? Status::limit : Status::saddle;
+                if (outcome == Outcome::moved) return Status::limit;
+                if (lambda < -level()) return Status::saddle;
             }
         }
         return unless_wrong();
@@ -331,8 +439,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             return true;
         };
         w.t = -w.g;
-        const Agreement agreement =
-            judge_minimum(w.x, w.g, w.t, value, value_error<T>(f), w.xn, w.trust.u, s.disagreement, at);
+        const Agreement agreement = judge_minimum(w.x, box ? w.whole_g : w.g, w.t, value, value_error<T>(f), w.xn,
+                                                  w.trust.u, s.disagreement, at, box);
         if (agreement == Agreement::aborted) return Status::aborted;
         if (lowest == -std::numeric_limits<T>::infinity()) {
             w.x = best;
@@ -351,6 +459,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (lower || refined) {
             ++s.njev;
             if (!f.gradient(w.x.data(), w.g.data())) return Status::aborted;
+            parted = false;
         }
         if (rests) return Status::precision;
         if (!refined && !(agreement == Agreement::holds && useful))
@@ -441,11 +550,12 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 }
                 if (radius <= 0) radius = first_radius();
                 step = trust_region_step(w.tri, lambda, level(), w.g, radius, w.trust, w.p);
-                if (!(step.predicted > 0) || !w.p.allFinite()) {
-                    radius /= 4;
-                    if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
-                    continue;
-                }
+            }
+            if (box) bend(step.shift, step);
+            if (!full && (!(step.predicted > 0) || !w.p.allFinite())) {
+                radius /= 4;
+                if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
+                continue;
             }
             T ratio;
             const Trial trial = attempt(step.predicted, step.length, ratio);
@@ -520,6 +630,13 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 continue;
             }
             w.t = w.p;
+            if (box) bend(trial_shift, step);
+            if (!(step.predicted > 0)) {
+                w.p = w.t;
+                radius /= 4;
+                if (!(radius > std::numeric_limits<T>::min())) return conclude(Trial::stuck);
+                continue;
+            }
             T ratio;
             const Trial trial = attempt(step.predicted, step.length, ratio);
             if (ratio < T(0.25)) {
@@ -621,11 +738,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             }
             newton_direction();
             full = alpha == 0;
-            const T length = norm(w.p);
+            TrustStep<T> step;
+            step.length = norm(w.p);
             // -(g'p + p'Hp/2) with Hp = -g - alpha p.
-            const T predicted = (alpha * length * length - w.g.dot(w.p)) / 2;
-            T ratio;
-            const Trial trial = attempt(predicted, length, ratio);
+            step.predicted = (alpha * step.length * step.length - w.g.dot(w.p)) / 2;
+            T ratio = -1;
+            Trial trial = Trial::worse;
+            if (box) bend(alpha, step);
+            if (!box || step.predicted > 0) trial = attempt(step.predicted, step.length, ratio);
             if (ratio > T(0.75)) {
                 alpha /= 8;
                 if (alpha < epsilon<T> * unit) alpha = 0;
@@ -656,6 +776,10 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         T best_t = 0;
         for (const T side : {t, -t}) {
             w.xn = w.x + side * d;
+            if (box) {
+                box.clip(w.xn);
+                if ((w.xn.array() == w.x.array()).all()) continue;
+            }
             T fn;
             ++s.nfev;
             if (!f.value(w.xn.data(), fn)) return Outcome::ended;
@@ -667,6 +791,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (best_t == 0) return Outcome::rejected;
         w.xn = w.x + best_t * d;
         w.p = best_t * d;
+        if (box && box.clip(w.xn)) w.p = w.xn - w.x;
         ++s.njev;
         if (!f.gradient(w.xn.data(), w.gn.data())) return Outcome::ended;
         if (!w.gn.allFinite()) return Outcome::rejected;
@@ -675,6 +800,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return Outcome::moved;
     }
 
+    // With bounds, lambda then no longer counts variables that are at a bound without a slope, if only they make it
+    // negative and no lower point is found.
     Outcome leave_saddle() {
         w.tri.eigenvector(lambda, w.trust.u);
         w.tri.from(w.trust.u);
@@ -686,7 +813,18 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             const Outcome outcome = try_both(w.t, t);
             if (outcome != Outcome::rejected) return outcome;
         }
-        return Outcome::rejected;
+        if (!box) return Outcome::rejected;
+        bool any = false;
+        for (int k = 0; k < w.n; ++k) {
+            if (!box.on_bound(k, w.x[k]) || box.holds(k, w.x[k], w.whole_g[k])) continue;
+            if (w.h.row(k).isZero(T(0)) || w.touching[k]) continue;
+            w.touching[k] = true;
+            set_apart(k, size > 0 ? size : T(1));
+            any = true;
+        }
+        if (!any) return Outcome::rejected;
+        eigenvalue();
+        return lambda < -level() ? leave_saddle() : Outcome::rejected;
     }
 
     Outcome leave_flat() {
@@ -711,6 +849,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     const NewtonOptions<T>& o;
     NewtonWork<T>& w;
     Monitor& watch;
+    const Box<T> box;
+    bool parted = false;  // w.g is the part of the gradient that no bound holds
     Summary<T> s;
     T value = std::numeric_limits<T>::quiet_NaN(), radius = 0, alpha = 0, most = 0, size = 0, lambda = 0;
     T gtol = 0, first = 0, first_value = 0, path = 0;  // |g| and f of the start; the distance so far

@@ -5,7 +5,7 @@
 //   wolfe   strong Wolfe conditions (Nocedal and Wright 2006, Algorithms 3.5 and 3.6)
 //   bb      J. Barzilai, J. M. Borwein, Two-point step size gradient methods, IMA J. Numer. Anal. 8 (1988), made
 //           global by a maximum over ten values (M. Raydan, SIAM J. Optim. 7 (1997))
-// With G the largest |g|_inf of the run, it ends with
+// With G the largest |g|_inf of the run, where bounds hold no variable, it ends with
 //   gradient   |g|_inf <= gtol G, and the remaining distance, estimated from the last two steps and then from up to
 //              ten steps of linear conjugate gradients, is at most a thousandth of the distance so far
 //   precision  no step along -g lowers f
@@ -28,7 +28,8 @@ template <class T> struct SteepestDescentOptions {
     std::int64_t max_iterations = 10000;
 };
 
-// w.x holds the start, and at the end the best point found, with its gradient in w.g.
+// w.x holds the start, within the bounds w.lower and w.upper if these have elements, and at the end the best point
+// found, with its gradient in w.g.
 template <class T, class Problem, class Monitor = NoMonitor>
 Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o, LineWork<T>& w,
                             Monitor&& watch = {}) {
@@ -82,7 +83,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
                     if (!line.phi(first)) return Status::aborted;
                     if (line.fn == -std::numeric_limits<T>::infinity()) return Status::unbounded;
                     if (line.still) break;
-                    if (!(line.fn <= ceiling + T(1e-4) * first * line.slope0)) continue;
+                    if (!(line.fn <= ceiling + line.promised(T(1e-4)))) continue;
                     if (!line.derivative()) return Status::aborted;
                     if (std::isfinite(line.fn)) search = Search::found;
                 }
@@ -95,7 +96,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
                     if (std::isfinite(line.fn) && bend > 0) {
                         const T exact = -first * line.slope0 / bend;
                         if (!line.phi(exact)) return Status::aborted;
-                        if (line.fn <= line.value + T(1e-4) * exact * line.slope0 && !line.derivative())
+                        if (line.fn <= line.value + line.promised(T(1e-4)) && !line.derivative())
                             return Status::aborted;
                         if (line.fn < line.value && std::isfinite(line.slope)) search = Search::found;
                     }
@@ -111,23 +112,21 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             }
             alpha = line.alpha;
             slope_before = line.slope0;
-            step = alpha * norm(w.d);
+            line.accept();
+            step = line.step;
             // s's / s'y and s'y / y'y in turn; s = alpha d, and g stands for -d.
             const T sy = alpha * (line.slope - line.slope0);
-            if (s.nit % 2 == 0) {
+            if (line.bent) {
+                bb = 0;
+            } else if (s.nit % 2 == 0) {
                 bb = alpha * alpha * w.d.squaredNorm() / sy;
             } else {
-                bb = sy / (w.gn - w.g).squaredNorm();
+                bb = sy / (w.g - w.gn).squaredNorm();
             }
-            line.accept();
             last[std::size_t(s.nit) % last.size()] = line.value;
         }
     };
-    s.status = run();
-    if (s.status != Status::aborted && std::isfinite(line.value) && !line.finish()) s.status = Status::aborted;
-    if (s.status == Status::unbounded) line.value = line.lowest;
-    s.value = line.value;
-    s.gradient = largest(w.g);
+    line.end(run());
     return s;
 }
 
