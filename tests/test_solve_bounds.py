@@ -216,7 +216,7 @@ def quadratic(seed: int) -> tuple[Array, Problem]:
 
 
 @pytest.mark.parametrize("seed", range(15))
-@pytest.mark.parametrize("method", [m for m in (*METHODS, *DESCENTS) if m != "lbfgs"])
+@pytest.mark.parametrize("method", [*METHODS, *DESCENTS])
 def test_quadratics(method: str, seed: int) -> None:
     _, p = quadratic(seed)
     r = run(method, p)
@@ -225,6 +225,14 @@ def test_quadratics(method: str, seed: int) -> None:
     if method in SECOND:
         # A quadratic is its own model: the first step is the minimum, unless a bound is released afterwards.
         assert r.nit <= 4
+
+
+@pytest.mark.parametrize("seed", [132, 372, 487, 596])
+def test_a_gradient_that_is_only_rounding_ends_lbfgs(seed: int) -> None:
+    _, p = quadratic(seed)
+    r = run("lbfgs", p)
+    assert r.success
+    assert r.nit < 50
 
 
 @pytest.mark.parametrize("seed", range(12))

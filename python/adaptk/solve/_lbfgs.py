@@ -630,6 +630,8 @@ def _run(
                 d = memory.direction(g)
             elif memory.s.size:
                 d = (_toward_minimum(x, g, low, high, memory) - x).astype(x.dtype)
+                if not float(g @ d) < 0:  # so small a gradient that only rounding is left of the step
+                    d = (-inner / memory.theta).astype(x.dtype)
             else:
                 d = -inner
             slope = float(g @ d)
