@@ -143,7 +143,7 @@ def newton(
     >>> r = adaptk.solve.newton(f, [0.0, 1.0], jac=g, hess=h)  # on the ridge that leads to the saddle at 0
     >>> r.status, abs(r.x).round(6), round(float(r.lambda_min), 6)
     (1, array([1., 0.]), 2.0)
-    >>> adaptk.solve.newton(f, [0.0, 1.0], jac=g, hess=h, bounds=([-0.25, 0.25], [0.5, 2])).x
+    >>> adaptk.solve.newton(f, [0.1, 1.0], jac=g, hess=h, bounds=([-0.25, 0.25], [0.5, 2])).x
     array([0.5 , 0.25])
     """
     arguments.unconstrained(constraints)
