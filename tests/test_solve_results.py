@@ -196,7 +196,7 @@ def test_methods_of_scipys_minimize() -> None:
         lambda x, a: float((x[0] - a) ** 2), [0.0], args=(3.0,), jac=lambda x, a: 2 * (x - a), method=solve.newton
     )
     assert with_args.x[0] == pytest.approx(3)
-    with pytest.raises(ValueError, match="bounds: expected a pair .*; for a pair for each variable write"):
+    with pytest.raises(ValueError, match=r"bounds: expected a pair .*; for a pair for each variable write"):
         optimize.minimize(f, start, jac=g, method=solve.newton, bounds=[(0, 2)] * 3)
 
 
