@@ -155,6 +155,7 @@ def test_derivatives_that_are_wrong_are_named_by_the_index_of_all() -> None:
 @pytest.mark.parametrize(
     ("error", "text", "options"),
     [
+        (TypeError, "must return a number, got .*; it gets single parameters if", {"ties": {"v": lambda W: 2 * W}}),
         (ValueError, r"fixed: there is no parameter 'A' \(did you mean 'a'\?\); they are a, c, w", {"fixed": {"A": 1}}),
         (ValueError, "fixed: there is no parameter 6; there are 6", {"fixed": {6: 1}}),
         (TypeError, "fixed: a: expected a number, got str", {"fixed": {"a": "1"}}),
@@ -202,3 +203,15 @@ def test_a_batch_fixes_by_name() -> None:
         solve.levenberg_marquardt_batch("exponential", [2.0, 1.0, 0.0], data, fixed={"ofset": 1.0})
     with pytest.raises(ValueError, match="fixed: expected booleans of shape"):
         solve.levenberg_marquardt_batch("exponential", [2.0, 1.0, 0.0], data, fixed=[0])
+
+
+def test_arguments_of_ties_with_defaults() -> None:
+    t = np.linspace(0, 1, 9)
+    y = 2 * t + 6 + 0.1 * np.cos(9 * t)
+
+    def line(x: Array, slope: float, level: float) -> Array:
+        return slope * x + level
+
+    got = solve.curve_fit(line, t, y, ties={"level": lambda slope, factor=3: factor * slope})
+    want = solve.curve_fit(line, t, y, ties={"level": lambda slope: 3 * slope})
+    np.testing.assert_array_equal(got.popt, want.popt)

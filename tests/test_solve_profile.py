@@ -255,3 +255,14 @@ def test_invalid_estimates() -> None:
         covariance="sandwich",
     )
     assert np.isinf(fit.x_std).all()
+
+
+def test_residuals_that_are_rounding_errors_have_no_profile() -> None:
+    t = np.linspace(0.1, 4, 40)
+
+    def model(x: Array, a: float, b: float, c: float) -> Array:
+        return a * np.exp(-b * x) + c
+
+    fit = solve.curve_fit(model, t, model(t, 2, 1, 0.5), [2.1, 1, 0.5])
+    with pytest.raises(ValueError, match="needs residuals"):
+        fit.conf_interval()

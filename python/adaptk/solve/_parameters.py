@@ -38,13 +38,17 @@ def _label(k: int, names: Sequence[str]) -> str:
 
 
 def by_name(tie: Any, names: Sequence[str]) -> Any:
-    """`tie` as a function of the array of all parameters, if its own parameters have names of some of them."""
+    """`tie` as a function of the array of all parameters, if its own parameters have names of some of them.
+
+    Parameters with other names keep their defaults.
+    """
     if not callable(tie):
         return tie
     try:
-        wanted = list(inspect.signature(tie).parameters)
+        given = inspect.signature(tie).parameters
     except (TypeError, ValueError):
         return tie
+    wanted = [name for name, p in given.items() if name in names or p.default is p.empty]
     if not wanted or not set(wanted) <= set(names):
         return tie
     places = [names.index(w) for w in wanted]
@@ -124,9 +128,14 @@ class Parameters:
         if value.size != 1 or value.dtype.kind not in ("biufc" if x.dtype.kind == "c" else "biuf"):
             raise TypeError(
                 f"ties: the function of {_label(k, self.names)} must return a number, got {value.dtype} of shape "
-                f"{value.shape}"
+                f"{value.shape}{self._names_of_ties()}"
             )
         return value.reshape(())
+
+    def _names_of_ties(self) -> str:
+        if not self.names:
+            return ""
+        return f"; it gets single parameters if its arguments have their names: {', '.join(self.names)}"
 
     def slopes(self, z: Array) -> Array:
         """The derivatives of x by z, shape (n, free)."""

@@ -51,6 +51,10 @@ class _Profile:
             )
         if not fit.dof > 0 or not fit.cost > 0:
             raise ValueError("a profile needs residuals and degrees of freedom, to estimate their variance")
+        if isinstance(fit.jac, np.ndarray):
+            terms = np.linalg.norm(fit.jac.astype(np.float64) * np.asarray(fit.x, dtype=np.float64))
+            if math.sqrt(2.0 * float(fit.cost)) <= 4.0 * float(np.finfo(fit.x.dtype).eps) * terms:
+                raise ValueError("a profile needs residuals that are more than the rounding errors of the model")
         options.update(callback=None, disp=False, history=False, check_derivatives=False, covariance=None)
         options.update(starts=None)
         if "mask" in fit:
