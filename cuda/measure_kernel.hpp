@@ -62,12 +62,12 @@ template <class Combine, class T> ADAPTK_DEVICE double fold_elements(double (&su
 }
 
 // The terms of a tile's elements. M::own: the states that are read; the terms are those behind them.
-template <class M, class T, std::size_t N>
-ADAPTK_DEVICE void load_direct_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Entry& e,
-                                    std::int64_t first, const Place& place) {
+template <class M, class T, class Other, std::size_t N>
+ADAPTK_DEVICE void load_direct_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Tensor& t,
+                                    const Other& other, std::int64_t first, const Place& place) {
     const auto take = [&](T(&x)[per_lane], int b) {
         Vector v[vectors<T>] = {};
-        if ((M::used >> b & 1) != 0) load_vectors<int(sizeof(T))>(v, e.buffer(b), first, place);
+        if ((M::used >> b & 1) != 0) load_vectors<int(sizeof(T))>(v, buffer_of(t, other, b), first, place);
         unpack_direct(x, v);
     };
     take(p, 0);
@@ -141,8 +141,8 @@ ADAPTK_DEVICE void for_elements(const MeasureLaunch& launch, std::int64_t from, 
     const auto* coefficients = static_cast<const StepCoefficients<M, T>*>(launch.coefficients);
     std::uint32_t i = find_last(launch.count, from, [&](std::uint32_t k) { return launch.first[k]; });
     for (; i < launch.count && launch.first[i] < to; ++i) {
-        const Entry entry = entry_of<std::size_t(M::own)>(launch.tensors, launch.sides, launch.count, i);
-        const Tensor& t = entry.tensor;
+        const Tensor& t = launch.tensors[i];
+        const auto other = other_states_of<std::size_t(M::own)>(t, launch.sides, launch.count, i);
         const std::int64_t begin = launch.first[i];
         const std::int64_t end = begin + t.size < to ? begin + t.size : to;
         const StepCoefficients<M, T>& c = coefficients[t.coefficients];
@@ -155,9 +155,10 @@ ADAPTK_DEVICE void for_elements(const MeasureLaunch& launch, std::int64_t from, 
             T g[per_lane];
             T s[buffers][per_lane];
             if constexpr (Stored) {
-                load_stored_tile<T, M::own>(p, g, s, entry, at, place);
+                load_stored_tile<T, M::own>(p, g, s, t, other, launch.sides != nullptr ? launch.sides + i : nullptr, at,
+                                            place);
             } else {
-                load_direct_tile<M>(p, g, s, entry, at, place);
+                load_direct_tile<M>(p, g, s, t, other, at, place);
             }
             update<M>(c, lines_of_tile<M, T>(lines_of<M>(launch.lines, i), at, lane, left, Layout::stored), p, g, s,
                       std::make_index_sequence<state_count<M>>{});

@@ -84,66 +84,70 @@ ADAPTK_DEVICE void store_part(const T (&x)[per_lane], void* base, std::int64_t f
     }
 }
 
-// A tensor in the tables.
-struct Entry {
-    const Tensor& tensor;
-    const Side* side;        // null: no tensor has any
-    const MoreStates* more;  // of kernels for more than table_states states
-    const MoreSides* more_sides;
-
-    // In an unrolled loop b is known, and so is which of the entries it is in.
-    ADAPTK_DEVICE void* buffer(int b) const {
-        return b < int(table_buffers) ? tensor.buffer[b] : more->buffer[b - int(table_buffers)];
-    }
-    ADAPTK_DEVICE std::uint8_t format(int b) const {
-        return b < int(table_buffers) ? tensor.format[b] : more->format[b - int(table_buffers)];
-    }
-    // Only if `side` is not null.
-    ADAPTK_DEVICE void* beside(int b) const {
-        return b < int(table_buffers) ? side->of_buffer[b] : more_sides->of_buffer[b - int(table_buffers)];
-    }
+// The second entry of a tensor in the tables, for kernels that read or write more than table_states states; in its
+// place nothing, for all others.
+struct OtherStates {
+    const MoreStates* states;
+    const MoreSides* sides;  // null: no tensor has any
 };
-// Tensor i of a table, for a kernel that reads or writes so many states.
+struct NoOtherStates {};
+
+// Of tensor i, which the table has at `t`.
 template <std::size_t States>
-ADAPTK_DEVICE Entry entry_of(const Tensor* tensors, const Side* sides, std::uint32_t count, std::uint32_t i) {
-    const bool sided = sides != nullptr;
+ADAPTK_DEVICE auto other_states_of([[maybe_unused]] const Tensor& t, [[maybe_unused]] const Side* sides,
+                                   [[maybe_unused]] std::uint32_t count, [[maybe_unused]] std::uint32_t i) {
     if constexpr (States > table_states) {
-        return {tensors[i], sided ? sides + i : nullptr, reinterpret_cast<const MoreStates*>(tensors + count) + i,
-                sided ? reinterpret_cast<const MoreSides*>(sides + count) + i : nullptr};
+        const auto* const more = reinterpret_cast<const MoreStates*>(&t + (count - i)) + i;
+        return OtherStates{more, sides != nullptr ? reinterpret_cast<const MoreSides*>(sides + count) + i : nullptr};
     } else {
-        return {tensors[i], sided ? sides + i : nullptr, nullptr, nullptr};
+        return NoOtherStates{};
     }
 }
 
-template <class R, class T, std::size_t... I>
-ADAPTK_DEVICE void run_direct_tile(const StepCoefficients<R, T>& c, const Entry& e, const LineTensor* lines,
-                                   std::int64_t first, int lane, std::index_sequence<I...> states) {
+// Buffer b, its format and what lies beside it. In an unrolled loop b is known, and so is which entry it is in.
+ADAPTK_DEVICE void* buffer_of(const Tensor& t, NoOtherStates, int b) { return t.buffer[b]; }
+ADAPTK_DEVICE void* buffer_of(const Tensor& t, const OtherStates& other, int b) {
+    return b < int(table_buffers) ? t.buffer[b] : other.states->buffer[b - int(table_buffers)];
+}
+ADAPTK_DEVICE std::uint8_t format_of(const Tensor& t, NoOtherStates, int b) { return t.format[b]; }
+ADAPTK_DEVICE std::uint8_t format_of(const Tensor& t, const OtherStates& other, int b) {
+    return b < int(table_buffers) ? t.format[b] : other.states->format[b - int(table_buffers)];
+}
+ADAPTK_DEVICE void* beside_of(const Side* side, NoOtherStates, int b) { return side->of_buffer[b]; }
+ADAPTK_DEVICE void* beside_of(const Side* side, const OtherStates& other, int b) {
+    return b < int(table_buffers) ? side->of_buffer[b] : other.sides->of_buffer[b - int(table_buffers)];
+}
+
+template <class R, class T, class Other, std::size_t... I>
+ADAPTK_DEVICE void run_direct_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Other& other,
+                                   const LineTensor* lines, std::int64_t first, int lane,
+                                   std::index_sequence<I...> states) {
     constexpr std::size_t n = sizeof...(I) > 0 ? sizeof...(I) : 1;
-    const std::int64_t rest = e.tensor.size - first;
+    const std::int64_t rest = t.size - first;
     const int left = rest < tile ? int(rest) : tile;
     T p[per_lane];
     T g[per_lane];
     T s[n][per_lane];
-    if (e.tensor.aligned != 0 && left == tile) {
+    if (t.aligned != 0 && left == tile) {
         Vector of_p[vectors<T>];
         Vector of_g[vectors<T>];
         [[maybe_unused]] Vector of_s[n][vectors<T>];
-        load_direct<T>(of_p, e.buffer(0), first, lane);
-        load_direct<T>(of_g, e.buffer(1), first, lane);
-        (load_direct<T>(of_s[I], e.buffer(2 + I), first, lane), ...);
+        load_direct<T>(of_p, t.buffer[0], first, lane);
+        load_direct<T>(of_g, t.buffer[1], first, lane);
+        (load_direct<T>(of_s[I], buffer_of(t, other, 2 + I), first, lane), ...);
         unpack_direct(p, of_p);
         unpack_direct(g, of_g);
         (unpack_direct(s[I], of_s[I]), ...);
         update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::direct), p, g, s, states);
-        store_direct(p, e.buffer(0), first, lane);
-        (store_direct(s[I], e.buffer(2 + I), first, lane), ...);
+        store_direct(p, t.buffer[0], first, lane);
+        (store_direct(s[I], buffer_of(t, other, 2 + I), first, lane), ...);
     } else {
-        load_part(p, e.buffer(0), first, lane, left);
-        load_part(g, e.buffer(1), first, lane, left);
-        (load_part(s[I], e.buffer(2 + I), first, lane, left), ...);
+        load_part(p, t.buffer[0], first, lane, left);
+        load_part(g, t.buffer[1], first, lane, left);
+        (load_part(s[I], buffer_of(t, other, 2 + I), first, lane, left), ...);
         update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::part), p, g, s, states);
-        store_part(p, e.buffer(0), first, lane, left);
-        (store_part(s[I], e.buffer(2 + I), first, lane, left), ...);
+        store_part(p, t.buffer[0], first, lane, left);
+        (store_part(s[I], buffer_of(t, other, 2 + I), first, lane, left), ...);
     }
 }
 
@@ -154,9 +158,9 @@ template <class R, class T> struct SecondBuffer {
 
 // What a lane needs of a tile: the param, what takes the place of the gradient, and the states. `side`: for formats
 // with scales or lost bits; without any, null.
-template <class T, int States, class Second = GradientFormats, std::size_t N>
-ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Entry& e,
-                                    std::int64_t first, const Place& place) {
+template <class T, int States, class Second = GradientFormats, class Other, std::size_t N>
+ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Tensor& t,
+                                    const Other& other, const Side* side, std::int64_t first, const Place& place) {
     constexpr int n = States > 0 ? States : 1;
     using Params = typename Computes<T>::Params;
     using OfStates = typename Computes<T>::States;
@@ -165,51 +169,56 @@ ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N
     [[maybe_unused]] Vector of_s[n][vectors<T>];
     const auto scale_of = [&](int b, auto formats) {
         float scale = 0.0f;
-        if (e.side == nullptr) return scale;
-        with_format(formats, e.format(b), [&]<class F>(Tag<F>) { scale = load_scale<F>(e.beside(b), first, place); });
+        if (side == nullptr) return scale;
+        with_format(formats, format_of(t, other, b),
+                    [&]<class F>(Tag<F>) { scale = load_scale<F>(beside_of(side, other, b), first, place); });
         return scale;
     };
     float scale[2 + n] = {0.0f, scale_of(1, Second{})};
 #pragma unroll
     for (int i = 0; i < States; ++i) scale[2 + i] = scale_of(2 + i, OfStates{});
-    load<T, Params>(of_p, e.buffer(0), bytes_of(e.format(0)), first, place);
-    load<T, Second>(of_g, e.buffer(1), bytes_of(e.format(1)), first, place);
+    load<T, Params>(of_p, t.buffer[0], bytes_of(t.format[0]), first, place);
+    load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
 #pragma unroll
     for (int i = 0; i < States; ++i)
-        load<T, OfStates>(of_s[i], e.buffer(2 + i), bytes_of(e.format(2 + i)), first, place);
-    const auto beside = [&](int b) { return Beside{e.side == nullptr ? nullptr : e.beside(b), first, place}; };
-    unpack<Params>(p, of_p, e.format(0), 0.0f, place.lane, beside(0));
-    unpack<Second>(g, of_g, e.format(1), scale[1], place.lane, beside(1));
+        load<T, OfStates>(of_s[i], buffer_of(t, other, 2 + i), bytes_of(format_of(t, other, 2 + i)), first, place);
+    const auto beside = [&](int b) {
+        return Beside{side == nullptr ? nullptr : beside_of(side, other, b), first, place};
+    };
+    unpack<Params>(p, of_p, t.format[0], 0.0f, place.lane, beside(0));
+    unpack<Second>(g, of_g, t.format[1], scale[1], place.lane, beside(1));
 #pragma unroll
-    for (int i = 0; i < States; ++i) unpack<OfStates>(s[i], of_s[i], e.format(2 + i), scale[2 + i], place.lane);
+    for (int i = 0; i < States; ++i)
+        unpack<OfStates>(s[i], of_s[i], format_of(t, other, 2 + i), scale[2 + i], place.lane);
 }
 
 // `key`: for formats with random bits; without any, 0.
-template <class R, class T>
-ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Entry& e, const LineTensor* lines,
-                                   std::uint64_t key, std::int64_t first, int lane) {
+template <class R, class T, class Other>
+ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Other& other,
+                                   const LineTensor* lines, const Side* side, std::uint64_t key, std::int64_t first,
+                                   int lane) {
     constexpr int states = int(state_count<R>);
     constexpr int n = states > 0 ? states : 1;
     using Params = typename Computes<T>::Params;
     using States = typename Computes<T>::States;
-    const std::int64_t rest = e.tensor.size - first;
+    const std::int64_t rest = t.size - first;
     const int left = rest < tile ? int(rest) : tile;
     // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
-    const Place place{lane, left, left + int(e.tensor.aligned) > tile};
+    const Place place{lane, left, left + int(t.aligned) > tile};
     T p[per_lane];
     T g[per_lane];
     T s[n][per_lane];
-    load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, e, first, place);
+    load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, t, other, side, first, place);
     update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::stored), p, g, s,
               std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
-        if (e.side == nullptr) return StateSide{nullptr, 0, 0};
-        return StateSide{e.beside(b), buffer_key(key, e.side->number, std::uint32_t(b)), e.side->first};
+        if (side == nullptr) return StateSide{nullptr, 0, 0};
+        return StateSide{beside_of(side, other, b), buffer_key(key, side->number, std::uint32_t(b)), side->first};
     };
-    store<Params>(p, e.buffer(0), e.format(0), side_of(0), first, place);
+    store<Params>(p, t.buffer[0], t.format[0], side_of(0), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i)
-        store<States>(s[i], e.buffer(2 + i), e.format(2 + i), side_of(2 + i), first, place);
+        store<States>(s[i], buffer_of(t, other, 2 + i), format_of(t, other, 2 + i), side_of(2 + i), first, place);
 }
 
 // The tensor that a tile belongs to: the last one whose first tile is not behind it. Not before tensor i.
@@ -227,7 +236,7 @@ ADAPTK_DEVICE std::uint32_t find_tensor(const Tensor* tensors, std::uint32_t cou
     return i;
 }
 
-// Calls run(coefficients, tensor's entry, its number, first element) for each tile that is a warp's turn.
+// Calls run(coefficients, tensor, its number, first element) for each tile that is a warp's turn.
 template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLaunch& launch, const Run& run) {
     if (launch.control != nullptr && launch.control->skip != 0) return;
     const auto* tensors =
@@ -245,25 +254,26 @@ template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLa
             t = tensors + i;
             end = i + 1 < launch.count ? tensors[i + 1].first_tile : launch.tiles;
         }
-        run(coefficients[t->coefficients], entry_of<state_count<R>>(tensors, launch.sides, launch.count, i), i,
-            (at - t->first_tile) * tile);
+        run(coefficients[t->coefficients], *t, i, (at - t->first_tile) * tile);
     }
 }
 
 // The kernels' bodies, which have other names where they are compiled at run time.
 template <class R, class T> ADAPTK_DEVICE void step_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
-    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Entry& e, std::uint32_t i, std::int64_t first) {
-        run_direct_tile<R, T>(c, e, lines_of<R>(launch.lines, i), first, lane,
-                              std::make_index_sequence<state_count<R>>{});
+    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
+        run_direct_tile<R, T>(c, t, other_states_of<state_count<R>>(t, nullptr, launch.count, i),
+                              lines_of<R>(launch.lines, i), first, lane, std::make_index_sequence<state_count<R>>{});
     });
 }
 
 template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
-    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Entry& e, std::uint32_t i, std::int64_t first) {
-        const std::uint64_t key = launch.keys != nullptr ? launch.keys[e.tensor.coefficients] : 0;
-        run_stored_tile<R, T>(c, e, lines_of<R>(launch.lines, i), key, first, lane);
+    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
+        const Side* const side = launch.sides != nullptr ? launch.sides + i : nullptr;
+        const std::uint64_t key = launch.keys != nullptr ? launch.keys[t.coefficients] : 0;
+        run_stored_tile<R, T>(c, t, other_states_of<state_count<R>>(t, launch.sides, launch.count, i),
+                              lines_of<R>(launch.lines, i), side, key, first, lane);
     });
 }
 
