@@ -19,6 +19,7 @@ from adaptk import catalogue
 BACKEND = keras.backend.backend()
 SHAPES = ((3, 4), (5,), ())
 CARRIED = ("AdaBound", "AMSBound", "ScheduleFreeSGD", "ScheduleFreeAdamW", "ScheduleFreeRAdam")
+ESTIMATES = ("Prodigy", "DAdaptAdam", "DAdaptSGD", "DoG", "DoWG")
 THEIRS = {
     "Adadelta": [{}, {"rho": 0.9}],
     "Adagrad": [{"learning_rate": 0.1}, {"initial_accumulator_value": 0.2, "epsilon": 1e-3}],
@@ -84,7 +85,7 @@ def keras_classes() -> None:
 
 def library_bits() -> None:
     """Steps of each class have the library's bits, also after a config and weights are loaded."""
-    names = [*ak.__all__, *("AdEMAMix", "ADOPT", "MADGRAD", "Kate"), *CARRIED]
+    names = [*ak.__all__, *("AdEMAMix", "ADOPT", "MADGRAD", "Kate"), *CARRIED, *ESTIMATES]
     theirs = {"Adadelta": "AdaDelta", "Adagrad": "AdaGrad", "Adamax": "AdaMax", "Nadam": "NAdam", "RMSprop": "RMSProp"}
     for name in names:
         cls = getattr(ak, name)
@@ -115,11 +116,29 @@ def library_bits() -> None:
             same(run(opt, 2, 3, params), run(twin, 2, 3, copies))
 
 
+def estimates() -> None:
+    """Steps that depend on all variables at once, also on those without weight decay, have the library's bits."""
+    params = variables()
+    opt = ak.Prodigy(learning_rate=0.5, weight_decay=0.25, d0=0.01)
+    opt.exclude_from_weight_decay(var_list=params[1:2])
+    beside = [np.array(array(v)) for v in params]
+    groups = [{"params": [p], "weight_decay": 0.25 if i != 1 else 0.0} for i, p in enumerate(beside)]
+    native = adaptk.Prodigy(groups, lr=0.5, d0=0.01)
+    before = None
+    for _ in range(4):
+        opt.apply(gradients(0), params)
+        native.step([array(g) for g in gradients(0)])
+        same([array(v) for v in params], beside)
+        (carried,) = (array(v).view(np.float64)[:, 0] for v in opt.variables if v.name == "carried")
+        assert carried.tolist() == [native.param_groups[0][c] for c in opt.rule.carried]
+        assert before is None or carried[0] >= before
+        before = carried[0]
+    assert before > 0.01
+    refused(lambda: opt.update_step(gradients(0)[0], params[0], 0.5), RuntimeError, "use apply()")
+
+
 def every_rule_of_the_catalogue() -> None:
     for name in catalogue.CLASSES.values():
-        if any(rule.carried and rule.reduces == "all" for rule in getattr(adaptk, name)._class_rules):
-            refused(getattr(ak, name), ValueError, "are computed from all params at once")
-            continue
         opt = getattr(ak, name)(learning_rate=0.01)
         before = run(opt, 0)
         # RAdam's first steps may be zero.
@@ -224,7 +243,6 @@ def errors() -> None:
     refused(lambda: ak.SGD(0.1, 0.9, momentum=0.9), TypeError, "multiple values for argument 'momentum'")
     refused(lambda: ak.SGD(nesterov=True), ValueError, "nesterov: needs a momentum")
     refused(lambda: ak.RMSprop(nesterov=True), ValueError, "nesterov: its gradients are taken at another point")
-    refused(lambda: ak.Prodigy(), ValueError, "d, d_max, numerator are computed from all params at once")
     refused(lambda: ak.Adamm, AttributeError, "did you mean 'Adam")
 
 

@@ -117,6 +117,29 @@ def test_five_states(on_device: Route, state_dtype: Any) -> None:
 
 
 @needs_nvrtc
+@pytest.mark.parametrize("rule", ["prodigy", "dog"])
+def test_reductions_over_all_params(on_device: Route, rule: str) -> None:
+    """Numbers that are carried on are read from the device, and written to it."""
+    options = {"d0": 0.01} if rule == "prodigy" else {}
+    mask = {"a": True, "b": False, "c": True}
+    opt = getattr(adaptk.jax, rule)(0.5, weight_decay=0.1, mask=mask, **options)
+    params = randoms(0)
+    assert_same(steps(on_device(opt.apply), opt, params), steps(jax.jit(opt.apply), opt, params))
+
+
+@needs_nvrtc
+def test_vmap_of_reductions_over_all_params(on_device: Route) -> None:
+    opt = adaptk.jax.dog(0.5)
+    members = [randoms(k) for k in range(2)]
+    states = [opt.init(m)._replace(count=jnp.int32(k)) for k, m in enumerate(members)]
+    p, s = jax.tree.map(lambda *x: jnp.stack(x), *zip(members, states, strict=True))
+    got = on_device(jax.vmap(opt.apply))(p, p, s)
+    for k in range(2):
+        want = jax.jit(opt.apply)(members[k], members[k], states[k])
+        assert_same(jax.tree.map(lambda x: x[k], got), want)  # noqa: B023
+
+
+@needs_nvrtc
 def test_vmap_of_reductions(on_device: Route) -> None:
     """Each member has its own norms, state and rate."""
 
@@ -218,6 +241,7 @@ def operands() -> tuple[list[Array], int, dict[str, Any]]:
         "values": np.array([float(v) for v in values.values()]),
         "traced": np.array(traced, np.int32),
         "numbers": np.zeros(1, np.int32),
+        "decayed": np.ones(1, np.int32),
         "formats": "",
         "param_format": "",
         "seed": np.int64(0),

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reaso
 PROGRAM = Path(__file__).parent / "keras_program.py"
 CASES = (
     *("keras_classes", "library_bits", "numbers_that_are_carried", "loop_of_keras", "stateless", "errors"),
+    "estimates",
     "every_rule_of_the_catalogue",
 )
 

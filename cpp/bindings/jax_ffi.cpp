@@ -110,15 +110,17 @@ struct Attributes {
     ffi::Span<const double> values;
     ffi::Span<const std::int32_t> traced;
     ffi::Span<const std::int32_t> numbers;  // of the tensors, for stochastic rounding
+    ffi::Span<const std::int32_t> decayed;  // 1 for each tensor that has the call's weight decay, 0 for one without
     std::string_view formats;               // of the states: names with commas between them, empty if a dtype tells
     std::string_view param_format;          // detail::ParamFormat, by its name
     std::int64_t seed;
 };
 
 // What a handler is called with: params, states, scales of the states that have some, lost bits of the params that are
-// split, and gradients of any number of tensors, then the number of the step and the hyperparameters that are not known
-// before; params, states, scales and lost bits once more as results. Under vmap all of them have the same leading axes,
-// and each member of that batch is a step of its own, with the draws that it would have alone.
+// split, numbers that are carried on and depend on gradients, and gradients of any number of tensors, then the number
+// of the step and the hyperparameters that are not known before; all but gradients and those once more as results.
+// Under vmap all of them have the same leading axes, and each member of that batch is a step of its own, with the draws
+// that it would have alone.
 struct Request {
     const RuleInfo* rule;
     bool packed;
@@ -134,13 +136,17 @@ struct Request {
     std::vector<Move> moves;
     const std::byte* step = nullptr;  // int32
     std::vector<Operand> operands;
+    ffi::Span<const std::int32_t> decayed;
+    // float64 numbers that are carried on, of each member; null: there are none that depend on gradients.
+    const std::byte* carried_from = nullptr;
+    std::byte* carried_to = nullptr;
 
     Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given);
-    detail::Segment segment() const {
-        detail::Segment s{rule, hyper, 1, count};
-        s.seed = seed;
-        return s;
-    }
+    // Of a member: tensors in order, in one segment for each run of tensors with the same weight decay.
+    void add_segments(const detail::HyperValues& values, std::vector<detail::Segment>& out) const;
+    // Whether members have sums over all their tensors, and so are steps one by one.
+    bool steps_alone() const { return rule->program != nullptr && rule->program->measures_all(); }
+    std::size_t carried_bytes() const { return rule->program->carried.size() * sizeof(double); }
     // As Python's functions call it.
     std::string name_of(std::size_t h) const { return h == 0 ? "learning_rate" : rule->hyper(h).name; }
 
@@ -160,6 +166,7 @@ struct Request {
                      Format type);
     void take_states(const ffi::RemainingArgs& args, const ffi::RemainingRets& results);
     void* settle(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to, std::size_t bytes_of_element);
+    void take_carried(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to);
 };
 
 // Its place in detail::ParamFormat.
@@ -172,7 +179,7 @@ std::size_t param_format_of(std::string_view name) {
 
 Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& results, const Attributes& given)
     : rule(detail::find_rule(given.rule)), packed(given.packed), seed(std::uint64_t(given.seed)),
-      count(given.numbers.size()) {
+      count(given.numbers.size()), decayed(given.decayed) {
     if (rule == nullptr) refuse("rule: unknown rule '" + std::string(given.rule) + "'");
     if (packed && rule->has_numbers()) refuse(std::string("packed: ") + rule->name + " has states of other shapes");
     const auto values = given.values;
@@ -192,8 +199,11 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
         if (argument(args, i).element_type() == ffi::DataType::BF16 &&
             has_side(detail::info_of(Format::bfloat16).as_param[wanted]))
             ++kept;
+    const bool carries = rule->program != nullptr && rule->program->carries_measured();
+    if (carries) ++kept;
     if (results.size() != kept || args.size() != kept + count + 1 + open.size())
         refuse(std::string(rule->name) + ": called with another number of arrays than it takes");
+    if (decayed.size() != count) refuse("decayed: expected one number for each tensor");
     read_param_types(args, wanted);
 
     const std::size_t first = kept + count;
@@ -202,6 +212,7 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     step = static_cast<const std::byte*>(number.untyped_data());
     members = number.element_count();
     batch_axes = number.dimensions().size();
+    if (carries) take_carried(argument(args, kept - 1), result(results, kept - 1));
     for (std::size_t k = 0; k < open.size(); ++k) {
         const ffi::AnyBuffer value = argument(args, first + 1 + k);
         const auto* const data = static_cast<const std::byte*>(value.untyped_data());
@@ -229,6 +240,31 @@ Request::Request(const ffi::RemainingArgs& args, const ffi::RemainingRets& resul
     std::size_t at = lost_bits_at;
     for (std::size_t i = 0; i < count; ++i)
         if (has_side(param_types[i])) take_lost_bits(args, results, i, at++);
+}
+
+void Request::take_carried(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to) {
+    const std::size_t words = members * rule->program->carried.size() * 2;
+    for (const ffi::AnyBuffer& b : {from, to})
+        if (b.element_type() != ffi::DataType::U32 || b.element_count() != words)
+            refuse("state.carried: expected two uint32 for each of " + std::to_string(rule->program->carried.size()) +
+                   " numbers");
+    carried_from = static_cast<const std::byte*>(from.untyped_data());
+    carried_to = static_cast<std::byte*>(to.untyped_data());
+}
+
+void Request::add_segments(const detail::HyperValues& values, std::vector<detail::Segment>& out) const {
+    detail::HyperValues without = values;
+    for (std::size_t h = 0; h < rule->hyper_count(); ++h)
+        if (rule->is_weight_decay(h)) without.value[h] = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i > 0 && (decayed[i] != 0) == (decayed[i - 1] != 0)) {
+            ++out.back().count;
+            continue;
+        }
+        detail::Segment& s = out.emplace_back(detail::Segment{rule, decayed[i] != 0 ? values : without, 1, 1});
+        s.seed = seed;
+    }
+    if (count == 0) out.push_back({rule, values, 1, 0});
 }
 
 // How params are stored.
@@ -409,15 +445,16 @@ template <class Body> ffi::Error guarded(const Body& body) noexcept {
 }
 
 // The hyperparameters of one member, those from memory checked as the others were before.
-void read_hypers(const Request& request, std::size_t member, detail::HyperValues& hyper) {
+template <class Read>
+void read_hypers(const Request& request, std::size_t member, const Read& read, detail::HyperValues& hyper) {
     const RuleInfo& rule = *request.rule;
     for (const Operand& operand : request.operands) {
         double x = 0.0;
         if (operand.type == detail::ScalarType::f64) {
-            std::memcpy(&x, operand.of(member), sizeof x);
+            read(&x, operand.of(member), sizeof x);
         } else {
             float narrow = 0.0F;
-            std::memcpy(&narrow, operand.of(member), sizeof narrow);
+            read(&narrow, operand.of(member), sizeof narrow);
             x = double(narrow);
         }
         const Hyperparameter info = rule.hyper(operand.hyper);
@@ -430,58 +467,140 @@ void read_hypers(const Request& request, std::size_t member, detail::HyperValues
     if (const char* const reason = rule.invalid(hyper); reason != nullptr) refuse(reason);
 }
 
+// Of a member: its hyperparameters, with those from memory, and its segments. What lies on a device is copied by
+// `read`.
+template <class Read>
+detail::HyperValues read_member(const Request& request, std::size_t member, const Read& read,
+                                std::vector<detail::Segment>& segments) {
+    std::int32_t step = 0;
+    read(&step, request.step + member * sizeof step, sizeof step);
+    if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
+    detail::HyperValues hyper = request.hyper;
+    read_hypers(request, member, read, hyper);
+    if (request.carried_from != nullptr) {
+        std::vector<double> carried(request.rule->program->carried.size());
+        read(carried.data(), request.carried_from + member * request.carried_bytes(), request.carried_bytes());
+        for (std::size_t i = 0; i < carried.size(); ++i)
+            hyper.value[request.rule->program->carried[i].hyper] = carried[i];
+    }
+    const std::size_t first = segments.size();
+    request.add_segments(hyper, segments);
+    for (std::size_t s = first; s < segments.size(); ++s) segments[s].step = step;
+    return hyper;
+}
+
+using Measured = decltype(detail::StepReport::measured);
+
+// The carried numbers behind a step of a member.
+std::vector<double> carried_on(const Request& request, detail::HyperValues hyper, std::int64_t step,
+                               const Measured& measured) {
+    const detail::Program& program = *request.rule->program;
+    if (!measured.empty()) program.carry_on(*request.rule, hyper, step, measured[0].second);
+    std::vector<double> out;
+    for (const detail::CarriedNumber& c : program.carried) out.push_back(hyper.value[c.hyper]);
+    return out;
+}
+
+// The steps of members one by one: each has sums over all its tensors. step(tensors, segments) returns what they are.
+template <class Read, class Write, class Step>
+void step_members(const Request& request, const Read& read, const Write& write, const Step& step) {
+    for (std::size_t m = 0; m < request.members; ++m) {
+        std::vector<detail::Segment> segments;
+        const detail::HyperValues hyper = read_member(request, m, read, segments);
+        const Measured measured = step(std::span(request.tensors).subspan(m * request.count, request.count), segments);
+        if (request.carried_to == nullptr) continue;
+        const std::vector<double> carried = carried_on(request, hyper, segments[0].step, measured);
+        write(request.carried_to + m * request.carried_bytes(), carried.data(), request.carried_bytes());
+    }
+}
+
 ffi::Error step_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets results, const Attributes& attributes) {
     return guarded([&] {
         const Request request(args, results, attributes);
-        std::vector<detail::Segment> segments(request.members, request.segment());
-        for (std::size_t m = 0; m < request.members; ++m) {
-            std::int32_t step = 0;
-            std::memcpy(&step, request.step + m * sizeof step, sizeof step);
-            if (step < 1) refuse("step: steps are counted from 1, got " + std::to_string(step));
-            segments[m].step = step;
-            read_hypers(request, m, segments[m].hyper);
+        const auto copy = [](void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); };
+        const auto move_all = [&] {
+            for (const Move& move : request.moves) copy(move.to, move.from, move.bytes);
+        };
+        if (request.steps_alone()) {
+            move_all();
+            step_members(request, copy, copy, [](auto tensors, const std::vector<detail::Segment>& segments) {
+                return detail::run_step(tensors, segments, {}).measured;
+            });
+            return;
         }
-        for (const Move& move : request.moves) std::memcpy(move.to, move.from, move.bytes);
+        std::vector<detail::Segment> segments;
+        for (std::size_t m = 0; m < request.members; ++m) read_member(request, m, copy, segments);
+        move_all();
         detail::run_step(request.tensors, segments, {});
     });
 }
 
-// Numbers stay where they are, and only kernels look at them.
+// Numbers stay where they are, and only kernels look at them; but for sums over all tensors, whose steps wait.
 ffi::Error step_on_cuda(void* stream, ffi::RemainingArgs args, ffi::RemainingRets results,
                         const Attributes& attributes) {
     return guarded([&] {
         const Request request(args, results, attributes);
         const auto some = std::find_if(request.tensors.begin(), request.tensors.end(),
                                        [](const ParamUpdate& t) { return t.size > 0; });
-        if (some == request.tensors.end()) return;
+        const void* const here = some != request.tensors.end() ? some->buffer[0] : request.carried_to;
+        if (here == nullptr) return;
         if (request.rule->program != nullptr)
             detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
                 return cuda.can_run(*request.rule, error);
             });
         for (const Operand& operand : request.operands)
-            if (request.rule->is_grad_scale(operand.hyper))
+            if (request.rule->is_grad_scale(operand.hyper) && !request.steps_alone())
                 refuse("grad_scale: a number that is traced, which steps on a CUDA device do not read");
         std::int32_t device = 0;
         detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
-            return cuda.device_of(some->buffer[0], device, error);
+            return cuda.device_of(here, device, error);
         });
         for (const Move& move : request.moves) {
             detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
                 return cuda.copy(device, stream, move.to, move.from, move.bytes, error);
             });
         }
-        // Each member is a segment of one step.
-        std::vector<detail::Segment> segments(request.members, request.segment());
+        const auto run = [&](const detail::CudaStep& step) {
+            detail::call_cuda(
+                [&](const detail::CudaBackend& cuda, detail::CudaError& error) { return cuda.step(step, error); });
+        };
+        if (request.steps_alone()) {
+            const auto read = [&](void* to, const void* from, std::size_t bytes) {
+                detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                    return cuda.read(device, stream, to, from, bytes, error);
+                });
+            };
+            const auto write = [&](void* to, const void* from, std::size_t bytes) {
+                detail::call_cuda([&](const detail::CudaBackend& cuda, detail::CudaError& error) {
+                    return cuda.write(device, stream, to, from, bytes, error);
+                });
+            };
+            step_members(request, read, write, [&](auto tensors, const std::vector<detail::Segment>& segments) {
+                Measured measured;
+                detail::CudaStep step{device, stream, tensors, segments, {}};
+                step.measured = &measured;
+                run(step);
+                return measured;
+            });
+            return;
+        }
+        // Each member's segments are those of one step.
+        std::vector<detail::Segment> segments;
         std::vector<detail::DeviceHyper> hypers;
-        for (std::uint32_t m = 0; m < request.members; ++m) {
-            segments[m].device_step = {request.step + m * sizeof(std::int32_t), detail::ScalarType::i32};
-            for (const Operand& operand : request.operands)
-                hypers.push_back({m, std::uint32_t(operand.hyper), operand.of(m), operand.type});
+        for (std::size_t m = 0; m < request.members; ++m) {
+            const std::size_t first = segments.size();
+            request.add_segments(request.hyper, segments);
+            std::size_t tensor = 0;
+            for (std::size_t s = first; s < segments.size(); tensor += segments[s++].count) {
+                segments[s].device_step = {request.step + m * sizeof(std::int32_t), detail::ScalarType::i32};
+                for (const Operand& operand : request.operands)
+                    if (request.decayed[tensor] != 0 || !request.rule->is_weight_decay(operand.hyper))
+                        hypers.push_back({std::uint32_t(s), std::uint32_t(operand.hyper), operand.of(m), operand.type});
+            }
         }
         detail::CudaStep step{device, stream, request.tensors, segments, {}};
         step.hypers = hypers;
-        detail::call_cuda(
-            [&](const detail::CudaBackend& cuda, detail::CudaError& error) { return cuda.step(step, error); });
+        run(step);
     });
 }
 
@@ -493,6 +612,7 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(adaptk::bindings::Attributes, xla::ffi::St
                                       xla::ffi::StructMember<xla::ffi::Span<const double>>("values"),
                                       xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("traced"),
                                       xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("numbers"),
+                                      xla::ffi::StructMember<xla::ffi::Span<const std::int32_t>>("decayed"),
                                       xla::ffi::StructMember<std::string_view>("formats"),
                                       xla::ffi::StructMember<std::string_view>("param_format"),
                                       xla::ffi::StructMember<std::int64_t>("seed"));

@@ -85,6 +85,7 @@ struct RuleInfo {
     bool decoupled(const HyperValues& h) const { return h.value[own.size() + at_decoupled] != 0.0; }
     bool maximize(const HyperValues& h) const { return h.value[own.size() + at_maximize] != 0.0; }
     double grad_scale(const HyperValues& h) const { return h.value[own.size() + at_grad_scale]; }
+    bool is_weight_decay(std::size_t hyper) const { return hyper == own.size() + at_weight_decay; }
     bool is_grad_scale(std::size_t hyper) const { return hyper == own.size() + at_grad_scale; }
     bool coupled_decay(const HyperValues& h) const { return weight_decay(h) != 0.0 && !decoupled(h); }
 };

@@ -273,8 +273,8 @@ def jax_doc(rule: Rule) -> str:
         "packed : bool, default False",
         "    Keep each state in a few flat arrays instead of a tree like the params. JAX needs about a microsecond",
         "    for every array that it passes to or from a compiled function, which is most of the time of a step over",
-        "    many small params. Not supported for sharded params, and for rules with states whose shapes are not those",
-        "    of the params.",
+        "    many small params. Not supported for sharded params, for rules with states whose shapes are not those of",
+        "    the params, and for rules that reduce over all params.",
     ]
     ranges = {h.name: h.range for h in rule.hyperparameters}
     for name, default, meaning in jax_options(rule):
@@ -311,6 +311,14 @@ def jax_doc(rule: Rule) -> str:
         *(
             f"    One number for each {per} (see `per` of :func:`adaptk.rule`): {_quoted(names)}."
             for per, names in numbers.items()
+        ),
+        *(
+            [
+                f"    `carried` has the float64 numbers {_quoted(rule.carried)}, as two uint32 each:",
+                "    ``np.asarray(state.carried).view(np.float64)[:, 0]``.",
+            ]
+            if rule.carried and rule.reduces == "all"
+            else []
         ),
         "",
         "Raises",

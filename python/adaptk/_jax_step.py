@@ -2,8 +2,8 @@
 
 One custom call takes all arrays of a step. Its operands are the params, states and gradients of all tensors, the step
 number, and the hyperparameters that are only known at run time. Its results are the params and states, in the memory of
-the operands if XLA can donate it. Scales of states follow the states, and the remainders or compensations of the params
-follow the scales.
+the operands if XLA can donate it. Scales of states follow the states, the remainders or compensations of the params
+follow the scales, and numbers that are carried from step to step come last.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ class _Layout(NamedTuple):
     """The tensors and formats of the arrays of one call."""
 
     numbers: tuple[int, ...]  # the index of each tensor among all params, for stochastic rounding
+    decayed: tuple[int, ...]  # 1 for each tensor with weight decay, 0 for one that a mask excludes
     formats: tuple[str, ...]  # of the arrays of states; "" if the dtype identifies the format
 
 
@@ -190,7 +191,7 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
 
 
 def _call_unpartitioned(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
-    """Params, states and scales after a step; `others` are gradients, the step number and hyperparameters."""
+    """All of `kept` after a step; `others` are gradients, the step number and hyperparameters."""
     operands = _alike([*kept, *others])
     call = jax.ffi.ffi_call(
         _TARGET,
@@ -206,6 +207,7 @@ def _call_unpartitioned(fixed: _Fixed, layout: _Layout, kept: list[Any], others:
             values=np.array(fixed.values, np.float64),
             traced=np.array(fixed.traced, np.int32),
             numbers=np.array(layout.numbers, np.int32),
+            decayed=np.array(layout.decayed, np.int32),
             formats=",".join(layout.formats) if any(layout.formats) else "",
             param_format=fixed.param_format or "",
             seed=np.int64(fixed.seed),
@@ -319,7 +321,8 @@ def _groups(
     undecayed: Sequence[int] = (),
     sides: Sequence[int] = (),
 ) -> list[list[int]]:
-    """The params of each call: all with or all without weight decay, and with packed states all of one dtype."""
+    """The params of each call: all with or all without weight decay, and with packed states all of one dtype. For rules
+    that reduce over all tensors, _step has one call of all params instead."""
     without = set(undecayed)
     kinds = [(i in without, packed and p.dtype == jnp.float64) for i, p in enumerate(params)]
     groups: list[list[int]] = []
@@ -354,24 +357,33 @@ def _step(
     count: Any,
     grads: list[Any],
     traced: list[Any],
-) -> tuple[list[Any], list[list[Any]], list[Any], Any]:
-    """A step; `sides` are the remainders or compensations of the params that have them."""
+    carried: Any,
+) -> tuple[list[Any], list[list[Any]], list[Any], Any, Any]:
+    """A step; `sides` are the remainders or compensations of the params that have them, and `carried` is the state's
+    field of that name, or None."""
     count = jnp.where(count < _MAX_STEPS, count + 1, count)
     params, states = list(params), [list(s) for s in states]
     side = dict(zip(_split(fixed, params), sides, strict=True))
     without = set(fixed.undecayed)
-    for k, group in enumerate(_groups(params, states, fixed.packed, fixed.undecayed, list(side))):
+    at_once = rule_of(fixed.rule).reduces == "all"
+    if at_once:
+        groups = [list(range(len(params)))] if params else []
+    else:
+        groups = _groups(params, states, fixed.packed, fixed.undecayed, list(side))
+    for k, group in enumerate(groups):
         own, numbers = fixed._replace(undecayed=()), list(traced)
-        if group[0] in without:
+        if group[0] in without and not at_once:
             own, operand = _without_decay(fixed)
             if operand is not None:
                 del numbers[operand]
         places = [(s, i) for s in states for i in ([k] if fixed.packed else group)]
         old = [s[i] for s, i in places]
-        layout = _Layout(tuple(group), tuple(x.format if _is_stored(x) else "" for x in old))
+        decayed = tuple(int(not (at_once and i in without)) for i in group)
+        layout = _Layout(tuple(group), decayed, tuple(x.format if _is_stored(x) else "" for x in old))
         kept = [params[i] for i in group] + [x.data if _is_stored(x) else x for x in old]
         kept += [x.scales for x in old if _is_stored(x) and x.scales is not None]
         kept += [side[i] for i in group if i in side]
+        kept += [] if carried is None else [carried]
         new = iter(_opaque_call(own, layout, kept, [*(grads[i] for i in group), count, *numbers]))
         for i in group:
             params[i] = next(new)
@@ -381,10 +393,11 @@ def _step(
             if _is_stored(x):
                 s[i] = Stored(s[i], None if x.scales is None else next(new), x.format)
         side.update((i, next(new)) for i in group if i in side)
-    return params, states, list(side.values()), count
+        carried = carried if carried is None else next(new)
+    return params, states, list(side.values()), count, carried
 
 
-_step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3, 4))
+_step_in_place = jax.jit(_step, static_argnums=0, donate_argnums=(1, 2, 3, 4, 7))
 _step_out_of_place = jax.jit(_step, static_argnums=0)
 
 
@@ -397,17 +410,18 @@ def step_arrays(
     count: Any,
     grads: list[Any],
     traced: Mapping[str, Any],
-) -> tuple[list[Any], list[list[Any]]]:
+    carried: Any = None,
+) -> tuple[list[Any], list[list[Any]], Any]:
     """A step for frameworks that own the arrays; nothing is donated. `traced` are hyperparameters in arrays: numbers,
-    or the halves of float64 numbers."""
+    or the halves of float64 numbers. `carried` are the halves of the numbers that the step itself carries on."""
     known = {**rule_of(rule).defaults(), **values}
     are_traced = tuple(int(name in traced) for name in known)
     fixed = _Fixed(rule, tuple(float(v) for v in known.values()), are_traced, False, 0, None, undecayed)
     operands = [traced[name] for name in known if name in traced]
     everything = (*params, *(x for s in states for x in s), *grads, count, *operands)
     run = _step if any(isinstance(x, jax.core.Tracer) for x in everything) else _step_out_of_place
-    new, new_states, _, _ = run(fixed, params, states, [], count, grads, operands)
-    return new, new_states
+    new, new_states, _, _, carried = run(fixed, params, states, [], count, grads, operands, carried)
+    return new, new_states, carried
 
 
 def next_carried_arrays(rule: str, values: Mapping[str, Any], count: Any, traced: Mapping[str, Any]) -> Any:
@@ -445,7 +459,11 @@ def _sharded(fixed: _Fixed, mesh: Any, specs: tuple[Any, ...], states: int, spli
     every, one = list(specs), PartitionSpec()
     kept = (every, [every] * states, [specs[i] for i in split], one)
     return jax.shard_map(
-        partial(_step, fixed), mesh=mesh, in_specs=(*kept, every, [one] * traced), out_specs=kept, check_vma=False
+        partial(_step, fixed),
+        mesh=mesh,
+        in_specs=(*kept, every, [one] * traced, None),
+        out_specs=(*kept, None),
+        check_vma=False,
     )
 
 
@@ -756,13 +774,25 @@ def _start_stored(param: Any, value: float, name: str) -> Stored:
     return Stored(data, _alike([param, scales])[1], name)
 
 
+def _carries_measured(rule: Rule) -> bool:
+    """Whether a step itself computes carried numbers, because they depend on the gradients."""
+    return bool(rule.carried) and rule.reduces == "all"
+
+
 def _make_state_type(rule: Rule) -> type[Any]:
     fields: list[tuple[str, Any]] = [("count", Any), *((s.name, Any) for s in rule.states)]
+    if _carries_measured(rule):
+        fields.append(("carried", Any))
     made: type[Any] = NamedTuple(state_name(rule), fields)  # type: ignore[misc]
     made.__module__ = "adaptk.jax"
     # Exported steps have this type in their signatures.
     export.register_namedtuple_serialization(made, serialized_name=f"adaptk.jax.{rule.key}")
     made.__doc__ = f"The state of :func:`adaptk.jax.{rule.name}`: the steps taken, and trees like that of the params."
+    if _carries_measured(rule):
+        made.__doc__ += (
+            f" `carried` has the float64 numbers {', '.join(rule.carried)}, as two uint32 each: "
+            "``np.asarray(state.carried).view(np.float64)[:, 0]``."
+        )
     return made
 
 
@@ -821,6 +851,11 @@ class _Steps:
         self.min_8bit_size = formats.check_min_8bit_size(4096 if min_8bit_size is None else min_8bit_size)
         if packed and any(s.per != "element" for s in rule.states):
             raise ValueError(f"packed: {rule.name} has states of other shapes than the params'; use packed=False")
+        if packed and rule.reduces == "all":
+            raise ValueError(
+                f"packed: {rule.name} reduces all tensors to one number in one call, and packed states are divided "
+                "among calls; use packed=False"
+            )
         if packed and any(name in formats.CHOICES for name in self.dtypes.values()):
             raise ValueError("packed: states in 8 bits have scales, which are not packed; use packed=False")
         self.values: dict[str, Any] = rule.defaults(convention)
@@ -844,11 +879,6 @@ class _Steps:
                     raise ValueError(f"{name}: {value!r} is not in [0, inf)")
             else:
                 self.values[name] = value
-        if rule.reduces == "all":
-            raise TypeError(
-                f"{rule.name}: it reduces all tensors to one number, and a call of XLA has a part of them; "
-                "use its class in adaptk.torch or adaptk"
-            )
         self._schedule_carried(options)
         flags = {h.name for h in rule.hyperparameters if h.range == "bool"}
         self.traced = {n: v for n, v in self.values.items() if callable(v) or isinstance(v, jax.Array)}
@@ -875,10 +905,13 @@ class _Steps:
         self.state_type = _state_type_of(rule)
 
     def _schedule_carried(self, options: Mapping[str, Any]) -> None:
-        """Make carried numbers functions of the count, which they are because all other numbers are constants."""
+        """Make carried numbers functions of the count, which they are because all other numbers are constants. Those
+        that depend on the gradients are a part of the state."""
         for name in self.rule.carried:
             if name in options:
                 raise TypeError(f"{name}: it is carried from step to step, and begins with the rule's own value")
+            if _carries_measured(self.rule):
+                continue
             for other, value in self.values.items():
                 if other not in self.rule.carried and (isinstance(value, jax.Array) or callable(value)):
                     if other == "lr" and isinstance(value, Schedule):
@@ -888,7 +921,7 @@ class _Steps:
                         f"{argument}: expected a number, or a schedule of adaptk for the learning rate, got "
                         f"{type(value).__name__}; {self.rule.name} hands {name} on from step to step"
                     )
-        if self.rule.carried:
+        if self.rule.carried and not _carries_measured(self.rule):
             known = {n: v for n, v in self.values.items() if n not in self.rule.carried}
             self.values.update({name: _Carried(self.rule, known, name) for name in self.rule.carried})
 
@@ -916,6 +949,9 @@ class _Steps:
                 states.append(tuple(self._start_packed(s, size, dtype, start) for size, dtype in arrays))
             else:
                 states.append(jax.tree_util.tree_unflatten(tree, [self._start_beside(s, p, start) for p in leaves]))
+        if _carries_measured(self.rule):
+            start_of = self.rule.defaults()
+            states.append(jnp.asarray(_halves(np.array([start_of[c] for c in self.rule.carried]))))
         state = self.state_type(jnp.zeros((), jnp.int32), *states)
         if self.side_dtype is None:
             return state
@@ -1045,7 +1081,8 @@ class _Steps:
         gradients = _split_parts(given, parts)
         of_state: list[list[Any]] = []
         states = []
-        for s, tree_of_state in zip(self.rule.states, state[1:], strict=True):
+        carried = self._carried(state) if _carries_measured(self.rule) else None
+        for s, tree_of_state in zip(self.rule.states, state[1 : 1 + len(self.rule.states)], strict=True):
             if fixed.packed:
                 states.append(self._packed_state(f"state.{s.name}", tree_of_state, old, fixed.undecayed))
                 continue
@@ -1055,7 +1092,7 @@ class _Steps:
         traced = [
             _operand("learning_rate" if name == "lr" else name, value, count) for name, value in self.traced.items()
         ]
-        everything = (*old, *sides, *gradients, *jax.tree_util.tree_leaves(states), count, *traced)
+        everything = (*old, *sides, *gradients, *jax.tree_util.tree_leaves((states, carried)), count, *traced)
         within = any(isinstance(x, jax.core.Tracer) for x in everything)
         if in_place and not within:
             whole = states if parts is None or fixed.packed else of_state
@@ -1082,20 +1119,28 @@ class _Steps:
             specs = tuple(PartitionSpec() if s is None else s.spec for s in shardings)
             layout = (fixed, mesh, specs, len(states), tuple(_split(fixed, old)), len(traced))
             run = _sharded(*layout) if within else _sharded_in_jit(*layout, in_place)
-        new, new_states, new_sides, count = run(old, states, sides, count, gradients, traced)
+        new, new_states, new_sides, count, carried = run(old, states, sides, count, gradients, traced, carried)
         trees = [
             tuple(s)
             if fixed.packed
             else jax.tree_util.tree_unflatten(tree, _join_parts(s, of_state[k] if of_state else (), parts))
             for k, s in enumerate(new_states)
         ]
-        after = self.state_type(count, *trees)
+        after = self.state_type(count, *trees, *(() if carried is None else (carried,)))
         if self.side_dtype is not None:
             beside: list[Any] = [None] * len(leaves)
             for i, x in zip(of_leaves, new_sides, strict=True):
                 beside[i] = x
             after = SplitState(after, jax.tree_util.tree_unflatten(tree, beside))
         return leaves, _join_parts(new, leaves, parts), tree, after
+
+    def _carried(self, state: Any) -> Any:
+        """The numbers that are carried from step to step, checked."""
+        carried = _array(lambda: "state.carried", state.carried)
+        wanted = (len(self.rule.carried), 2)
+        if carried.dtype != jnp.uint32 or carried.shape != wanted:
+            raise TypeError(f"state.carried: {carried.dtype} of shape {carried.shape}, expected uint32 of {wanted}")
+        return carried
 
     def _check_once(
         self,
@@ -1106,7 +1151,7 @@ class _Steps:
         grads: Sequence[Any],
     ) -> None:
         """Raise an error if an array that is donated is used elsewhere in the step."""
-        fields = [f"state.{name}" for name in self.state_type._fields[1:]]
+        fields = [f"state.{s.name}" for s in self.rule.states]
         beside: list[Any] = [None] * len(params)
         for i, x in zip(_split(self.fixed, params), sides, strict=True):
             beside[i] = x
@@ -1150,7 +1195,7 @@ class _Steps:
         return jax.tree_util.tree_unflatten(tree, changes), state
 
     def _reads_params(self) -> bool:
-        if "weight_decay" in self.traced or self.values["weight_decay"]:
+        if "weight_decay" in self.traced or self.values["weight_decay"] or _carries_measured(self.rule):
             return True
         return _reads_params(self.rule.key, self.fixed.values)
 
@@ -1158,7 +1203,7 @@ class _Steps:
         """Zeros in place of params on which the step does not depend, in dtypes that match the states."""
         leaves, tree = jax.tree_util.tree_flatten(grads)
         beside: list[Any] = [None] * len(leaves)
-        if len(self.state_type._fields) > 1 and not self.fixed.packed and isinstance(state, tuple) and len(state) > 1:
+        if self.rule.states and not self.fixed.packed and isinstance(state, tuple) and len(state) > 1:
             found = jax.tree_util.tree_leaves(state[1], is_leaf=_is_stored)
             beside = found if len(found) == len(leaves) else beside
         zeros = []

@@ -24,6 +24,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,11 +114,6 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         made = self._class([np.zeros(1, np.float32)], convention=self_convention, **given)
         (group,) = made.param_groups
         rule = made._group_rules[0]
-        if rule.carried and rule.reduces == "all":
-            raise ValueError(
-                f"adaptk.keras.{name}: {', '.join(rule.carried)} are computed from all params at once, which no step "
-                "here does"
-            )
         if learning_rate is None:
             learning_rate = float(group["lr"])
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
@@ -193,6 +189,8 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         """Take one step with one variable."""
         if self.rule.carried:
             raise RuntimeError(f"{type(self).__name__} hands numbers on from step to step; use apply()")
+        if self.rule.reduces == "all":
+            raise RuntimeError(f"{type(self).__name__} reduces all variables to numbers; use apply()")
         self._backend_update_step([gradient], [variable], learning_rate)
 
     def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
@@ -208,6 +206,11 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         if self._carried is not None:
             numbers = np.array(keras.ops.convert_to_numpy(self._carried), np.int32).view(np.float64)[:, 0]
             values.update(zip(self.rule.carried, map(float, numbers), strict=True))
+        if self.rule.reduces == "all":
+            new = self._step_all(values, decayed, step, list(trainable_variables), states, list(grads))
+            if self._carried is not None:
+                self._carried.assign(_as_words([new[c] for c in self.rule.carried]))
+            return
         for decay in (True, False):
             chosen = [i for i, d in enumerate(decayed) if d is decay]
             if chosen:
@@ -228,14 +231,36 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         buffers = [[_own_buffer(v) for v in of] for of in kept]
         gradients = [_gradient(g) for g in grads]
         _step_of(self._rule_key)(buffers[0], gradients, *buffers[1:], step=step, **values)
-        for of, now in zip(kept, buffers, strict=True):
-            for variable, value in zip(of, now, strict=True):
-                if not _is_of(value, variable):
-                    variable.assign(value)
-        if keras.backend.backend() == "torch":
-            import torch
+        _put_back(kept, buffers)
 
-            torch.autograd.graph.increment_version([b for of in buffers for b in of])
+    def _step_all(
+        self,
+        values: Mapping[str, Any],
+        decayed: list[bool],
+        step: int,
+        variables: list[Any],
+        states: list[list[Any]],
+        grads: list[Any],
+    ) -> Mapping[str, Any]:
+        """A step of a rule that reduces all variables to numbers, and what it carries on. As groups of one step: each
+        run of variables with weight decay, or without."""
+        kept = [[v, *s] for v, s in zip(variables, states, strict=True)]
+        buffers = [[_own_buffer(v) for v in of] for of in kept]
+        plan = _core.Plan()
+        groups: list[dict[str, Any]] = []
+        for decay, run in groupby(range(len(variables)), decayed.__getitem__):
+            chosen = [buffers[i] for i in run]
+            labels = [f"[{i}]" for i in range(len(chosen))]
+            plan.add_group(self._rule_key, [b[0] for b in chosen], [b[1:] for b in chosen], labels, None, "lazy", [])
+            groups.append({**self.rule.defaults(), **values})
+            if not decay:
+                groups[-1]["weight_decay"] = 0.0
+        if not groups:
+            return values
+        plan.set_steps([step - 1] * len(variables), step - 1)
+        plan.step([_gradient(g) for g in grads], groups, 1.0, None, False, False, None, None, None)
+        _put_back(kept, buffers)
+        return groups[0]
 
     def _step_in_jax(
         self,
@@ -252,13 +277,16 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
         from adaptk._jax_step import next_carried_arrays, step_arrays
 
         undecayed = tuple(i for i, d in enumerate(decayed) if not d)
+        measures = self.rule.reduces == "all"
+        words = None
         count = jnp.asarray(keras.ops.convert_to_tensor(self.iterations), jnp.int32)
         traced = {"lr": jnp.asarray(keras.ops.convert_to_tensor(learning_rate), jnp.float32)}
         if self._carried is not None:
             words = jax.lax.bitcast_convert_type(jnp.asarray(self._carried.value), jnp.uint32)
-            traced.update(zip(self.rule.carried, words, strict=True))
+            if not measures:
+                traced.update(zip(self.rule.carried, words, strict=True))
         kept = [[v.value for v in of] for of in zip(*states, strict=True)] if states[0] else []
-        new, new_states = step_arrays(
+        new, new_states, new_words = step_arrays(
             self._rule_key,
             values,
             undecayed,
@@ -267,6 +295,7 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             count,
             [jnp.asarray(g) for g in grads],
             traced,
+            words if measures else None,
         )
         for variable, value in zip(variables, new, strict=True):
             variable.assign(value)
@@ -274,8 +303,9 @@ class _Fused(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             for variable, value in zip(of, now, strict=True):
                 variable.assign(value)
         if self._carried is not None:
-            words = next_carried_arrays(self._rule_key, values, count, traced)
-            self._carried.assign(jax.lax.bitcast_convert_type(words, jnp.int32))
+            if not measures:
+                new_words = next_carried_arrays(self._rule_key, values, count, traced)
+            self._carried.assign(jax.lax.bitcast_convert_type(new_words, jnp.int32))
 
     def evaluation_values(self, variables: Sequence[Any]) -> list[Any]:
         """The values to evaluate a model with, for rules that take gradients at other params (Schedule-Free).
@@ -346,6 +376,18 @@ def _is_of(value: Any, variable: Any) -> bool:
     if keras.backend.backend() == "torch":
         return bool(value.data_ptr() == now.data_ptr() and value.numel() > 0)
     return value is now
+
+
+def _put_back(kept: Sequence[Sequence[Any]], buffers: Sequence[Sequence[Any]]) -> None:
+    """Hand stepped buffers to their variables, which may be the memory of these."""
+    for of, now in zip(kept, buffers, strict=True):
+        for variable, value in zip(of, now, strict=True):
+            if not _is_of(value, variable):
+                variable.assign(value)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.autograd.graph.increment_version([b for of in buffers for b in of])
 
 
 def _gradient(grad: Any) -> Any:
