@@ -495,7 +495,7 @@ using Measured = decltype(detail::StepReport::measured);
 std::vector<double> carried_on(const Request& request, detail::HyperValues hyper, std::int64_t step,
                                const Measured& measured) {
     const detail::Program& program = *request.rule->program;
-    if (!measured.empty()) program.carry_on(*request.rule, hyper, step, measured[0].second);
+    if (!measured.empty()) program.update_carried(*request.rule, hyper, step, measured[0].second);
     std::vector<double> out;
     for (const detail::CarriedNumber& c : program.carried) out.push_back(hyper.value[c.hyper]);
     return out;
