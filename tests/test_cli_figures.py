@@ -241,7 +241,7 @@ def test_a_failing_study_keeps_other_results(
         "good": study(script(tmp_path, "good", "print('not for stdout'); " + GOOD)),
     }
     monkeypatch.setattr(_figures, "STUDIES", studies)
-    monkeypatch.setattr(_figures, "LEAST_PATIENCE", 5.0)
+    monkeypatch.setattr(_figures, "MIN_PATIENCE", 5.0)
     path = tmp_path / "results.json"
     assert main(["bench", "--readme", "--json", str(path)]) == 1
     out, err = capsys.readouterr()
