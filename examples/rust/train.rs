@@ -2,8 +2,9 @@
 //!
 //! PKG_CONFIG_PATH=$(python -m adaptk info --pkgconfig-dir) \
 //!     sh -c 'rustc -O train.rs -C link-args="$(pkg-config --libs adaptk)"' && ./train
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
+use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
 
 /// As in `adaptk/adaptk.h`; tensors are DLPack's.
