@@ -305,7 +305,7 @@ class Muon(Fused, _TorchMuon):
     def _saved_names(self, group: Group, rule: str, arrays: list[str]) -> list[str]:
         return arrays if group["use_muon"] else self._rest._saved_names(group, rule, arrays)
 
-    def check_loaded(self, saved: Mapping[str, Any]) -> None:
+    def _check_loaded(self, saved: Mapping[str, Any]) -> None:
         for k, (loaded, own) in enumerate(zip(saved.get("param_groups", ()), self.param_groups, strict=False)):
             if loaded.get("use_muon", True) is not own["use_muon"]:
                 raise ValueError(
