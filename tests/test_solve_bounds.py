@@ -423,7 +423,7 @@ def test_bounds_that_cannot_be(method: Any, text: str, bounds: Any) -> None:
 
 
 def test_products_with_the_hessian_have_no_bounds() -> None:
-    with pytest.raises(ValueError, match="bounds: with hessp there are none; give hess, or use lbfgs"):
+    with pytest.raises(ValueError, match="bounds: not supported with hessp; give hess, or use lbfgs"):
         solve.newton(
             rosenbrock, [0.5, 0.5], jac=rosenbrock_gradient, hessp=lambda x, v: rosenbrock_hessian(x) @ v, bounds=(0, 1)
         )

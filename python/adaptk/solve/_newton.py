@@ -159,7 +159,7 @@ def newton(
         if damping != "trust-region":
             raise ValueError("damping: with hessp the steps need the trust region")
         if lower is not None:
-            raise ValueError("bounds: with hessp there are none; give hess, or use lbfgs or conjugate_gradient")
+            raise ValueError("bounds: not supported with hessp; give hess, or use lbfgs or conjugate_gradient")
         hp = arguments.function(hessp, "hessp", size, "hessp")
     elif hess is None:
         second = 1
