@@ -257,3 +257,25 @@ def test_rounding_that_hides_the_gradient(offset: float) -> None:
 def test_differences_that_see_that_the_gradient_is_0() -> None:
     r = solve.lbfgs(lambda x: float(x[0] ** 2), [0.0])
     assert r.status == 1
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_evaluations_on_a_sphere(n: int) -> None:
+    """Three for a search along -g with one secant, the first included; one gradient for each direction's curvature."""
+    r = solve.lbfgs(lambda x: (float(x @ x) / 2, x.copy()), np.arange(1.0, n + 1), jac=True)
+    assert r.status == 1
+    np.testing.assert_allclose(r.x, 0, atol=1e-10)
+    assert r.nfev <= 6
+
+
+def test_a_search_ends_at_rounding() -> None:
+    """Watson's function has no lower point within its rounding, which forty trials of a search do not change."""
+    p, x = next(run for run in mgh.runs() if run[0].name == "Watson" and run[0].n == 6)
+
+    def f(z: Array) -> tuple[float, Array]:
+        r = p.residuals(z)
+        return float(r @ r), 2 * p.jacobian(z).T @ r
+
+    r = solve.lbfgs(f, x, jac=True)
+    assert r.success and mgh.reaches_minimum(p, r.x)
+    assert r.nfev <= 120
