@@ -14,6 +14,10 @@ namespace {
 constexpr std::size_t scratch_bytes = 4096;
 template <class T> constexpr std::size_t chunk = scratch_bytes / sizeof(T);
 
+template <class T> bool in_place(const ParamUpdate& t, std::size_t buffer) {
+    return t.format[buffer] == native_format<T> && aligned(t.buffer[buffer], sizeof(T));
+}
+
 // A tensor of a step, with the run of the program that updates it.
 struct Member {
     ProgramRun* run;
@@ -39,11 +43,11 @@ class Terms {
         }
         constexpr int type = sizeof(T) == 8 ? 1 : 0;
         const KernelTable& k = *isa_.kernels;
-        bool in_place[max_buffers];
+        bool direct[max_buffers];
         bool all = true;
         for (std::size_t b = 0; b < own_buffers_; ++b) {
-            in_place[b] = t.format[b] == native_format<T> && aligned(t.buffer[b], sizeof(T));
-            all = all && in_place[b];
+            direct[b] = in_place<T>(t, b);
+            all = all && direct[b];
         }
         alignas(cache_line) T term[max_reductions][chunk<T>];
         alignas(cache_line) T scratch[max_buffers][chunk<T>];
@@ -57,8 +61,8 @@ class Terms {
             const std::int64_t m = std::min(n - done, std::int64_t(chunk<T> - skipped));
             void* work[max_program_buffers];
             for (std::size_t b = 0; b < own_buffers_; ++b) {
-                work[b] = in_place[b] ? static_cast<void*>(at(t, b, begin)) : scratch[b];
-                if (in_place[b] || (step_.used >> b & 1u) == 0) continue;
+                work[b] = direct[b] ? static_cast<void*>(at(t, b, begin)) : scratch[b];
+                if (direct[b] || (step_.used >> b & 1u) == 0) continue;
                 for (std::int64_t d = 0; d < std::int64_t(skipped) + m; d += std::int64_t(tile))
                     decode_tile(k, t, b, begin + d,
                                 std::size_t(std::min(std::int64_t(skipped) + m - d, std::int64_t(tile))),
@@ -97,6 +101,7 @@ class Pass {
 
     // The values of the reductions for each part.
     std::vector<std::vector<double>> run() {
+        if (program_.writes_early() && &pass_ == &program_.passes().back()) choose_early();
         std::vector<std::vector<double>> values = totals(1.0);
         const std::vector<std::vector<double>> sums = values;
         for (std::size_t r = 0; r < values.size(); ++r) {
@@ -138,6 +143,18 @@ class Pass {
     Reduce what(std::size_t r) const { return program_.reductions[pass_.reductions[r]].what; }
     bool wide() const {
         return std::any_of(tensors_.begin(), tensors_.end(), [](const ParamUpdate& t) { return t.compute() == 1; });
+    }
+
+    // States are written early if the pass is run once and what the update reads are the numbers that it computed: not
+    // values that have been rounded.
+    void choose_early() {
+        if (wide()) return;
+        for (std::size_t i = 0; i < tensors_.size(); ++i) {
+            const ParamUpdate& t = tensors_[i];
+            bool all = t.rows == nullptr && t.row_buffer == 0;
+            for (std::size_t b = 0; b < 2 + program_.element_states(); ++b) all = all && in_place<float>(t, b);
+            members_[i].run->early[members_[i].tensor] = all ? 1 : 0;
+        }
     }
 
     std::vector<std::vector<double>> totals(double scale) {
@@ -280,6 +297,7 @@ void ProgramRun::begin(const Isa& isa, const Segment& of, double scale, const bo
     for (int type = 0; type < 2; ++type)
         if (expanded[type]) constants[type] = program().constants(rule(), of.hyper, scale, isa, type, values.data());
     if (!program().measures()) return;
+    early.assign(program().writes_early() ? of.count : 0, 0);
     if (program().has_lines()) lines.resize(of.count);
     values.resize(count * of.count);
     for (std::size_t i = 1; i < of.count; ++i)
@@ -295,10 +313,12 @@ ProgramStep ProgramRun::step_of(const Isa& isa, std::size_t tensor, int type, st
     const std::size_t of_tensor = 2 + p.element_states();
     const std::size_t read = of_tensor + stage.operands.size();
     const std::size_t buffers = read + (pass == nullptr ? 0 : pass->terms);
-    const Program::Compiled& compiled = p.code(rule(), segment->hyper, grad_scale, stage);
+    const bool with_early = is_early(tensor) && (pass == nullptr || pass == &p.passes().back());
+    const Program::Compiled& compiled = p.code(rule(), segment->hyper, grad_scale, stage, with_early);
+    const std::uint32_t own_written = first(of_tensor) & ~std::uint32_t{2}, terms = first(buffers) & ~first(read);
     return {compiled.code.data(),
             buffers,
-            (pass == nullptr ? first(of_tensor) & ~std::uint32_t{2} : first(buffers) & ~first(read)) & compiled.used,
+            (pass == nullptr ? own_written : with_early ? own_written | terms : terms) & compiled.used,
             compiled.used,
             compiled.used & first(of_tensor),
             p.constant_count(),

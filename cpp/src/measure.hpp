@@ -1,5 +1,6 @@
-// Computes a program's reductions before a step writes anything. Passes over the elements compute the terms in a tile
-// of scratch memory and sum them in the order of reduce.hpp and lines.hpp. Between passes, what depends on the results
+// Computes a program's reductions before a step writes anything but the states that its last pass may write early.
+// Passes over the elements compute the terms in a tile of scratch memory and sum them in the order of reduce.hpp and
+// lines.hpp. Between passes, what depends on the results
 // is computed: scalars, and numbers of rows and columns.
 #pragma once
 
@@ -22,6 +23,7 @@ struct ProgramRun {
     std::vector<CacheLine> constants[2];  // [0 float, 1 double], of the types that are in use
     std::vector<double> values;           // of the scalars; for each tensor in turn if the program has reductions
     std::vector<RowColumnValues> lines;   // of each tensor, if the program has numbers of rows or columns
+    std::vector<std::uint8_t> early;      // whether states are written early: of each tensor, if the program can do so
 
     const Program& program() const { return *segment->rule->program; }
     const RuleInfo& rule() const { return *segment->rule; }
@@ -29,6 +31,7 @@ struct ProgramRun {
     const double* values_of(std::size_t tensor) const {
         return values.data() + (program().measures() ? tensor * program().scalars.size() : 0);
     }
+    bool is_early(std::size_t tensor) const { return !early.empty() && early[tensor] != 0; }
     // What a kernel receives for one tensor. `own` gets the tensor's constants and must stay in place. `pass` null: the
     // update.
     ProgramStep step_of(const Isa& isa, std::size_t tensor, int type, std::vector<CacheLine>& own,

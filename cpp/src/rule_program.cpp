@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <set>
 #include <tuple>
 
 namespace adaptk::detail {
@@ -1020,6 +1021,7 @@ std::string Program::compile_passes() {
     for (std::size_t s = element_states(); s < per.size(); ++s)
         if (per[s] != Per::tensor) of_lines.push_back(results[1 + s]);
     update_ = {};
+    writes_early_ = false;
     if (std::string error = compile_lines(update_, all.first(own - 1), of_lines, place); !error.empty()) return error;
     Compiler::Targets updated;
     for (std::size_t r = 0; r + 1 < own; ++r) updated.emplace_back(results[r], r == 0 ? 0 : int(r) + 1);
@@ -1052,8 +1054,75 @@ std::string Program::compile_passes() {
         Compiler::Targets measured;
         for (const std::uint16_t n : terms) measured.emplace_back(n, int(buffers + measured.size()));
         if (std::string error = compile_for(pass.code, buffers + terms.size(), measured); !error.empty()) return error;
+        const std::vector<std::size_t> early = &pass == &passes_.back() ? early_states() : std::vector<std::size_t>{};
+        if (early.empty()) continue;
+        for (const std::size_t s : early) {
+            measured.emplace_back(results[1 + s], int(2 + s));
+            std::erase_if(updated, [&](const auto& to) { return to.second == int(2 + s); });
+        }
+        const bool fits = compile_for(pass.early, buffers + terms.size(), measured).empty();
+        for (const std::size_t s : early) place[results[1 + s]] = int(2 + s);
+        writes_early_ = fits && compile_for(update_.early, own, updated).empty();
     }
     return {};
+}
+
+// The states that the last pass writes if it writes states early; none if it does not.
+std::vector<std::size_t> Program::early_states() const {
+    const Pass& pass = passes_.back();
+    if (has_lines() || (pass.over != Over::tensor && pass.over != Over::all)) return {};
+    // Whether a new value is known in the phase of the pass.
+    std::vector<bool> known(elements.size());
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+        const ElementNode& n = elements[i];
+        const std::uint16_t operand[] = {n.a, n.b, n.c};
+        known[i] = n.op != ElementOp::scalar || phase_of_scalar_[n.a] <= pass.phase;
+        for (int k = 0; k < arity(n.op); ++k) known[i] = known[i] && known[operand[k]];
+    }
+    std::vector<std::size_t> early;
+    for (std::size_t s = 0; s < element_states(); ++s)
+        if (known[results[1 + s]]) early.push_back(s);
+    // The buffers that are read for these values, with the new values of states that have been written. A state is old
+    // if its value before the step is read after that.
+    struct Read {
+        std::set<std::size_t> buffers;
+        bool old = false;
+    };
+    const auto read_for = [&](std::vector<std::uint16_t> rest, const std::vector<std::size_t>& written) {
+        Read read;
+        std::set<std::size_t> seen;
+        while (!rest.empty()) {
+            const std::uint16_t i = rest.back();
+            rest.pop_back();
+            if (!seen.insert(i).second) continue;
+            const ElementNode& n = elements[i];
+            const auto of = [&](std::size_t s) { return results[1 + s] == i; };
+            if (const auto s = std::find_if(written.begin(), written.end(), of); s != written.end()) {
+                read.buffers.insert(2 + *s);
+                continue;
+            }
+            const std::uint16_t operand[] = {n.a, n.b, n.c};
+            rest.insert(rest.end(), operand, operand + arity(n.op));
+            if (n.op == ElementOp::param || n.op == ElementOp::param_as_stored) read.buffers.insert(0);
+            if (n.op == ElementOp::grad) read.buffers.insert(1);
+            if (n.op != ElementOp::state) continue;
+            read.buffers.insert(2 + n.a);
+            read.old = read.old || std::find(written.begin(), written.end(), n.a) != written.end();
+        }
+        return read;
+    };
+    std::vector<std::uint16_t> all{results[0]}, later{results[0]}, terms, now;
+    for (const std::uint16_t r : pass.reductions) terms.push_back(reductions[r].element);
+    now = terms;
+    for (std::size_t s = 0; s < element_states(); ++s) {
+        all.push_back(results[1 + s]);
+        (known[results[1 + s]] ? now : later).push_back(results[1 + s]);
+    }
+    const Read after = read_for(later, early);
+    if (after.old || read_for(now, {}).buffers.size() + after.buffers.size() >=
+                         read_for(terms, {}).buffers.size() + read_for(all, {}).buffers.size())
+        return {};
+    return early;
 }
 
 std::size_t Program::max_outputs(Axis axis) const {
@@ -1084,10 +1153,10 @@ std::pair<double, double> Program::common(const RuleInfo& rule, const HyperValue
 }
 
 const Program::Compiled& Program::code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
-                                       const Stage& stage) const {
+                                       const Stage& stage, bool early) const {
     const auto [scale, factor] = common(rule, hyper, grad_scale);
     const Decay decay = rule.coupled_decay(hyper) ? Decay::coupled : factor == 1.0 ? Decay::none : Decay::decoupled;
-    return stage.code[std::size_t(decay)][scale == 1.0 ? 0 : 1];
+    return (early ? stage.early : stage.code)[std::size_t(decay)][scale == 1.0 ? 0 : 1];
 }
 
 bool Program::uses_step() const {

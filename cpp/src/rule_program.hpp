@@ -67,6 +67,8 @@ class Program {
         Lines lines[2];                 // [Axis]
         std::vector<Operand> operands;  // buffers after the states
         Code code;
+        // The same if the last pass writes new states. Used if writes_early().
+        Code early;
         bool has_lines() const { return !lines[row].outputs.empty() || !lines[column].outputs.empty(); }
     };
     // The reductions of one pass, before anything is written. Passes of a phase need the scalars of that phase.
@@ -105,7 +107,8 @@ class Program {
     ADAPTK_INTERNAL_API void coefficients(const RuleInfo& rule, const HyperValues& hyper, double grad_scale,
                                           std::int64_t t, const Isa& isa, int type, std::byte* out) const;
     // The code for these hyperparameters, without products with a factor of 1.
-    const Compiled& code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Stage& stage) const;
+    const Compiled& code(const RuleInfo& rule, const HyperValues& hyper, double grad_scale, const Stage& stage,
+                         bool early = false) const;
     // Sets the carried hyperparameters after step t. `reduced`: the reductions over all tensors.
     ADAPTK_INTERNAL_API void update_carried(const RuleInfo& rule, HyperValues& hyper, std::int64_t t,
                                             std::span<const double> reduced = {}) const;
@@ -113,6 +116,9 @@ class Program {
     std::size_t own_constant_count() const { return own_constants_; }
     std::span<const Pass> passes() const { return passes_; }
     const Stage& update() const { return update_; }
+    // Whether the last pass may write new states, so that the update reads these in place of the gradient and the old
+    // ones. It does if all buffers together are read and written fewer times.
+    bool writes_early() const { return writes_early_; }
     const Inputs& inputs(Axis axis) const { return inputs_[axis]; }
     // The largest number of outputs of lines in a stage.
     std::size_t max_outputs(Axis axis) const;
@@ -160,6 +166,7 @@ class Program {
     std::string compile_lines(Stage& stage, std::span<const std::uint16_t> targets, std::span<const std::uint16_t> more,
                               std::vector<int>& place);
     std::string compile_passes();
+    std::vector<std::size_t> early_states() const;
 
     std::vector<std::uint16_t> constants_;  // the scalar nodes that elements use, in the elements' order
     std::size_t own_constants_ = 0;         // the number of the last ones, which depend on reductions
@@ -168,6 +175,7 @@ class Program {
     Inputs inputs_[2];
     std::vector<Pass> passes_;
     Stage update_;
+    bool writes_early_ = false;
     mutable std::array<std::atomic<const RuleCode*>, max_isas> compiled_{};
     mutable std::once_flag vectors_made_;
     mutable std::unique_ptr<VectorForm> vectors_;
