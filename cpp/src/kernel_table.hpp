@@ -77,9 +77,7 @@ struct FormatKernels {
                       std::uint64_t buffer_key);
 };
 
-// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. For Term::largest, the larger of both.
 // [0 float, 1 double, 2 bfloat16 or null]
-using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
 struct ReductionKernels {
     AddTerms add[3];
 };

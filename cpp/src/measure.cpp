@@ -32,15 +32,39 @@ class Terms {
         : isa_(isa), own_buffers_(2 + program.element_states()), pass_(pass), tensors_(tensors), members_(members),
           of_(tensors.size()) {}
 
+    // Adds the terms of n elements from `first` on to the sums of the reductions. `row`: the accumulator of the first.
+    template <class T>
+    void add(std::size_t tensor, std::int64_t first, std::int64_t n, std::size_t row, double scale,
+             std::span<BufferSum> sums) {
+        prepare<T>(tensor);
+        const ParamUpdate& t = tensors_[tensor];
+        bool direct = operands_.count == 0;
+        for (std::size_t b = 0; b < own_buffers_; ++b) direct = direct && in_place<T>(t, b);
+        if (!direct) {
+            run<T>(tensor, first, n, [&](const T* const* term, std::int64_t from, std::int64_t m) {
+                for (const BufferSum& s : sums)
+                    s.add(term[s.buffer - own_buffers_], std::size_t(m),
+                          (row + std::size_t(from - first)) % reduction_width, scale, s.sums);
+            });
+            return;
+        }
+        alignas(cache_line) T term[max_reductions][tile];
+        void* work[max_program_buffers];
+        for (std::size_t b = 0; b < own_buffers_; ++b) work[b] = at(t, b, first);
+        for (std::size_t r = 0; r < pass_.terms; ++r) work[own_buffers_ + r] = term[r];
+        ProgramStep step = step_;
+        const std::uint32_t own = (std::uint32_t{1} << own_buffers_) - 1;
+        step.written &= own;
+        step.used &= own;
+        const BlockSums of_block{sums.data(), sums.size(), pass_.terms, row, scale};
+        step.sums = &of_block;
+        isa_.kernels->program[sizeof(T) == 8 ? 1 : 0](&step, work, std::size_t(n));
+    }
+
     // Calls take(terms, first element, elements) for the parts of n elements from `first` on, in order.
     template <class T, class Take> void run(std::size_t tensor, std::int64_t first, std::int64_t n, const Take& take) {
+        prepare<T>(tensor);
         const ParamUpdate& t = tensors_[tensor];
-        if (of_ != tensor) {
-            const Member& m = members_[tensor];
-            step_ = m.run->step_of(isa_, m.tensor, sizeof(T) == 8 ? 1 : 0, own_, &pass_);
-            operands_ = m.run->operands_of(m.tensor, t, pass_);
-            of_ = tensor;
-        }
         constexpr int type = sizeof(T) == 8 ? 1 : 0;
         const KernelTable& k = *isa_.kernels;
         bool direct[max_buffers];
@@ -80,6 +104,14 @@ class Terms {
     }
 
   private:
+    template <class T> void prepare(std::size_t tensor) {
+        if (of_ == tensor) return;
+        const Member& m = members_[tensor];
+        step_ = m.run->step_of(isa_, m.tensor, sizeof(T) == 8 ? 1 : 0, own_, &pass_);
+        operands_ = m.run->operands_of(m.tensor, tensors_[tensor], pass_);
+        of_ = tensor;
+    }
+
     const Isa& isa_;
     std::size_t own_buffers_;
     const Program::Pass& pass_;
@@ -187,13 +219,12 @@ class Pass {
     template <class T>
     void add_piece(Terms& terms, std::size_t tensor, std::int64_t first, std::int64_t n, std::size_t row, double scale,
                    double (&sums)[max_reductions][reduction_width]) const {
-        terms.run<T>(tensor, first, n, [&](const T* const* term, std::int64_t from, std::int64_t m) {
-            for (std::size_t r = 0; r < pass_.reductions.size(); ++r) {
-                adder(*isa_.kernels, what(r), sizeof(T) == 8)(term[pass_.term_of[r]], std::size_t(m),
-                                                              (row + std::size_t(from - first)) % reduction_width,
-                                                              scale, sums[r]);
-            }
-        });
+        BufferSum of[max_reductions];
+        const std::size_t count = pass_.reductions.size();
+        for (std::size_t r = 0; r < count; ++r)
+            of[r] = {adder(*isa_.kernels, what(r), sizeof(T) == 8), 2 + program_.element_states() + pass_.term_of[r],
+                     sums[r]};
+        terms.add<T>(tensor, first, n, row, scale, {of, count});
     }
 };
 

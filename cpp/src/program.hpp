@@ -210,6 +210,24 @@ inline constexpr std::size_t max_constants = 96;
 // The common ones: the gradient's scale; w (coupled decay) or 1 - lr * w.
 inline constexpr std::size_t common_constants = 2;
 
+// sums[(phase + i) % 256] += term(scale * x[i]) for i = 0 ... n-1 in this order. For Term::largest, the larger of both.
+using AddTerms = void (*)(const void* x, std::size_t n, std::size_t phase, double scale, double* sums);
+
+// A reduction of a buffer of a program.
+struct BufferSum {
+    AddTerms add;
+    std::size_t buffer;
+    double* sums;
+};
+// What is reduced of each block after its code.
+struct BlockSums {
+    const BufferSum* sum;
+    std::size_t count;
+    std::size_t fixed;  // the number of the last buffers that have one block, which each block of elements overwrites
+    std::size_t phase;  // of the first element
+    double scale;
+};
+
 // The coefficients that the StepKernel of a program receives.
 struct ProgramStep {
     const Instruction* code;
@@ -222,6 +240,7 @@ struct ProgramStep {
     const void* constant;
     std::size_t own_constants;
     const void* own_constant;
+    const BlockSums* sums = nullptr;
 };
 
 }  // namespace adaptk::detail

@@ -86,10 +86,19 @@ template <class T> struct Block {
 constexpr size_t program_ahead_bytes = 2048;
 template <class T> constexpr size_t block_elements = Block<T>::lanes * Block<T>::vectors;
 
-// Runs the code over `blocks` blocks. slot: addresses of the operands in the first block. Those of the first `buffers`
-// operands advance from block to block.
-template <class T>
-void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t ahead, size_t blocks) {
+// Adds the reduced buffers of n elements from `first` on, which is a block or its beginning.
+template <class T> void add_block(const BlockSums& sums, T* const* slot, size_t first, size_t n) {
+    for (size_t s = 0; s < sums.count; ++s) {
+        const BufferSum& of = sums.sum[s];
+        of.add(slot[of.buffer], n, (sums.phase + first) % reduction_width, sums.scale, of.sums);
+    }
+}
+
+// Runs the step's code over `blocks` blocks. slot: addresses of the operands in the first block. Buffers that are not
+// fixed advance from block to block. `whole`: the blocks are whole, so what is reduced is added.
+template <class T> void run_blocks(const ProgramStep& step, T** slot, std::uint32_t ahead, size_t blocks, bool whole) {
+    const Instruction* const code = step.code;
+    const size_t buffers = step.buffers - (step.sums == nullptr ? 0 : step.sums->fixed);
     using B = Block<T>;
     using V = typename B::V;
     constexpr size_t lanes = B::lanes;
@@ -250,6 +259,7 @@ void run_blocks(const Instruction* code, T** slot, size_t buffers, std::uint32_t
             }
             }
         }
+        if (whole && step.sums != nullptr) add_block<T>(*step.sums, slot, block * block_elements<T>, block_elements<T>);
         for (size_t b = 0; b < buffers; ++b) slot[b] += block_elements<T>;
     }
 #undef ADAPTK_EACH
@@ -276,7 +286,7 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
 
     for (size_t b = 0; b < step.buffers; ++b) slot[b] = static_cast<T*>(buffer[b]);
     const size_t blocks = n / width;
-    run_blocks<T>(step.code, slot, step.buffers, step.ahead, blocks);
+    run_blocks<T>(step, slot, step.ahead, blocks, true);
 
     const size_t rest = n - blocks * width;
     if (rest == 0) return;
@@ -287,7 +297,8 @@ template <class T> void run_program(const void* coefficients, void* const* buffe
             std::memcpy(last[b], static_cast<T*>(buffer[b]) + blocks * width, rest * sizeof(T));
         slot[b] = last[b];
     }
-    run_blocks<T>(step.code, slot, step.buffers, 0, 1);
+    run_blocks<T>(step, slot, 0, 1, false);
+    if (step.sums != nullptr) add_block<T>(*step.sums, slot, blocks * width, rest);
     for (size_t b = 0; b < step.buffers; ++b)
         if ((step.written >> b & 1u) != 0)
             std::memcpy(static_cast<T*>(buffer[b]) + blocks * width, last[b], rest * sizeof(T));
