@@ -24,14 +24,14 @@ from adaptk import _core
 from adaptk._bench import _size, interleaved
 from adaptk._cli._parser import whole
 
-# The streams that a step reads and writes, for the pass of each phase and for the update.
+# The streams that a step reads and writes, for the pass of each phase and for the update. Some passes write states.
 STREAMS = {
-    "lamb": 4 + 7,
+    "lamb": 6 + 4,
     "lars": 2 + 5,
     "stable_adamw": 2 + 7,
-    "prodigy": 4 + 10,
-    "dadapt_adam": 3 + 9,
-    "dadapt_sgd": 2 + 6,
+    "prodigy": 5 + 7,
+    "dadapt_adam": 4 + 7,
+    "dadapt_sgd": 3 + 4,
     "novograd": 1 + 5,
     "adafactor": 3 + 3,
 }

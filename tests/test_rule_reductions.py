@@ -126,10 +126,10 @@ def test_storage_has_the_same_bits(name: str) -> None:
         memory = np.zeros(p.nbytes + 1, np.uint8)[1:]
         memory[:] = p.view(np.uint8)
         odd.append(memory.view(np.float32))
-    run(name, params, grads)
-    run(name, odd, grads)
-    for p, q in zip(params, odd, strict=True):
+    a, b = run(name, params, grads), run(name, odd, grads)
+    for p, q, one, two in zip(params, odd, a.state.values(), b.state.values(), strict=True):
         assert same_bits(p, q)
+        assert all(same_bits(one[k], two[k]) for k in one)
     halves = [g.astype(np.float16) for g in grads]
     one, two = ([p.copy() for p in params] for _ in range(2))
     a, b = (adaptk.optimizer_for(name, x, lr=0.1) for x in (one, two))
@@ -137,6 +137,68 @@ def test_storage_has_the_same_bits(name: str) -> None:
     b.step([g.astype(np.float32) for g in halves])
     for p, q in zip(one, two, strict=True):
         assert same_bits(p, q)
+
+
+def keeps_old(p: Any, g: Any, a: Any, b: Any, h: Any, t: Any) -> Any:
+    new = 0.5 * a + g
+    return p - adaptk.max(new) * new, new, a
+
+
+def uses_old(p: Any, g: Any, a: Any, b: Any, h: Any, t: Any) -> Any:
+    new = 0.5 * a + g
+    return p - adaptk.max(new) * (new - a), new, b + new
+
+
+def exchanges(p: Any, g: Any, a: Any, b: Any, h: Any, t: Any) -> Any:
+    new = a + g
+    return p - adaptk.max(new + b) * new, b, new
+
+
+def follows(p: Any, g: Any, a: Any, b: Any, h: Any, t: Any) -> Any:
+    new = 0.5 * a + g
+    largest = adaptk.max(new)
+    return p - largest * new, new, b + largest * new
+
+
+@pytest.mark.parametrize("make", [keeps_old, uses_old, exchanges, follows])
+def test_states_that_a_pass_may_write(make: Any) -> None:
+    """A step reads old states wherever the formula says so. A maximum does not depend on the order of elements."""
+    half = np.float32(0.5)
+    with registered(make, states={"a": 1.0, "b": 2.0}, lr=1.0) as made:
+        params = [numbers(n, np.float32) for n in (1, 130, 9_001, 300_007)]
+        want = [(p.copy(), np.full_like(p, 1), np.full_like(p, 2)) for p in params]
+        opt = made.Optimizer(params)
+        for k in range(3):
+            grads = [numbers(p.size, np.float32, k) for p in params]
+            opt.step(grads)
+            for i, (g, (p, a, b)) in enumerate(zip(grads, want, strict=True)):
+                new = a + g if make is exchanges else half * a + g
+                if make is keeps_old:
+                    want[i] = p - new.max() * new, new, a
+                elif make is uses_old:
+                    want[i] = p - new.max() * (new - a), new, b + new
+                elif make is exchanges:
+                    want[i] = p - (new + b).max() * new, b, new
+                else:
+                    want[i] = p - new.max() * new, new, b + new.max() * new
+        for p, state, (q, a, b) in zip(params, opt.state.values(), want, strict=True):
+            assert same_bits(p, q)
+            assert same_bits(state["a"], a)
+            assert same_bits(state["b"], b)
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars", "stable_adamw", "fromage"])
+def test_float32_beside_float64(name: str) -> None:
+    """Passes over float64 may be repeated with other scales; float32 beside it has the same values as alone."""
+    (p,), (g,) = buffers(name, (70_001,), np.float32)
+    q, (tiny,) = p.copy(), buffers(name, (999,), np.float64)[0]
+    alone = adaptk.optimizer_for(name, [p], lr=0.1)
+    both = adaptk.optimizer_for(name, [q, tiny * 1e-200], lr=0.1)
+    for _ in range(3):
+        alone.step([g])
+        both.step([g, tiny * 1e-220])
+    assert same_bits(p, q)
+    assert all(same_bits(alone.state[0][k], both.state[0][k]) for k in alone.state[0])
 
 
 @pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "dadapt_sgd", "dog", "dowg"])

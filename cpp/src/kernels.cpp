@@ -202,6 +202,14 @@ template <class Op, bool Scaled> void add_whole_rows(const BFloat16Bits* x, size
 // Never inline: a test looks for fused operations in each instance.
 template <class Op, bool Scaled, class T>
 [[gnu::noinline]] void add_scaled_terms(const T* x, size_t n, size_t phase, double scale, double* sums) {
+    if constexpr (std::is_floating_point_v<T>) {
+        // A block of a program, whose number of elements the compiler knows.
+        constexpr size_t block = block_elements<T>;
+        if (n == block && phase + block <= reduction_width) {
+            add_rows<Op, Scaled>(x, block, scale, sums + phase, std::make_index_sequence<1>{});
+            return;
+        }
+    }
     while (n > 0) {
         constexpr size_t together = rows_at_once * reduction_width;
         if (phase == 0 && n >= together) {

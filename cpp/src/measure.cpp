@@ -349,7 +349,10 @@ ProgramStep ProgramRun::step_of(const Isa& isa, std::size_t tensor, int type, st
     const std::uint32_t own_written = first(of_tensor) & ~std::uint32_t{2}, terms = first(buffers) & ~first(read);
     return {compiled.code.data(),
             buffers,
-            (pass == nullptr ? own_written : with_early ? own_written | terms : terms) & compiled.used,
+            (pass == nullptr ? own_written
+             : with_early    ? own_written | terms
+                             : terms) &
+                compiled.used,
             compiled.used,
             compiled.used & first(of_tensor),
             p.constant_count(),

@@ -103,9 +103,6 @@ template <class T> void run_blocks(const ProgramStep& step, T** slot, std::uint3
     using V = typename B::V;
     constexpr size_t lanes = B::lanes;
     constexpr size_t vectors = B::vectors;
-    V r[vectors];
-    ADAPTK_UNROLL
-    for (size_t u = 0; u < vectors; ++u) r[u] = V{};
     const V zero{};
     const V one = B::all(T(1));
 
@@ -174,6 +171,9 @@ template <class T> void run_blocks(const ProgramStep& step, T** slot, std::uint3
     }
 
     for (size_t block = 0; block < blocks; ++block) {
+        V r[vectors];
+        ADAPTK_UNROLL
+        for (size_t u = 0; u < vectors; ++u) r[u] = V{};
         for (size_t b = 0; b < buffers; ++b)
             if ((ahead >> b & 1u) != 0)
                 prefetch<CacheLevel::first>(slot[b], program_ahead_bytes, block_elements<T> * sizeof(T));

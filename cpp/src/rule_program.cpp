@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <initializer_list>
@@ -1079,9 +1080,6 @@ std::vector<std::size_t> Program::early_states() const {
         known[i] = n.op != ElementOp::scalar || phase_of_scalar_[n.a] <= pass.phase;
         for (int k = 0; k < arity(n.op); ++k) known[i] = known[i] && known[operand[k]];
     }
-    std::vector<std::size_t> early;
-    for (std::size_t s = 0; s < element_states(); ++s)
-        if (known[results[1 + s]]) early.push_back(s);
     // The buffers that are read for these values, with the new values of states that have been written. A state is old
     // if its value before the step is read after that.
     struct Read {
@@ -1111,18 +1109,29 @@ std::vector<std::size_t> Program::early_states() const {
         }
         return read;
     };
-    std::vector<std::uint16_t> all{results[0]}, later{results[0]}, terms, now;
+    std::vector<std::uint16_t> terms;
     for (const std::uint16_t r : pass.reductions) terms.push_back(reductions[r].element);
-    now = terms;
-    for (std::size_t s = 0; s < element_states(); ++s) {
-        all.push_back(results[1 + s]);
-        (known[results[1 + s]] ? now : later).push_back(results[1 + s]);
+    std::vector<std::size_t> best;
+    std::size_t fewest = SIZE_MAX;
+    // The first of those that read least; without early states, if that reads no more.
+    for (std::size_t choice = 0; choice >> element_states() == 0; ++choice) {
+        std::vector<std::size_t> early;
+        std::vector<std::uint16_t> now = terms, later{results[0]};
+        bool possible = true;
+        for (std::size_t s = 0; s < element_states(); ++s) {
+            const bool chosen = (choice >> s & 1) != 0;
+            possible = possible && (!chosen || known[results[1 + s]]);
+            (chosen ? now : later).push_back(results[1 + s]);
+            if (chosen) early.push_back(s);
+        }
+        if (!possible) continue;
+        const Read after = read_for(later, early);
+        const std::size_t read = read_for(now, {}).buffers.size() + after.buffers.size();
+        if (after.old || read >= fewest) continue;
+        fewest = read;
+        best = early;
     }
-    const Read after = read_for(later, early);
-    if (after.old || read_for(now, {}).buffers.size() + after.buffers.size() >=
-                         read_for(terms, {}).buffers.size() + read_for(all, {}).buffers.size())
-        return {};
-    return early;
+    return best;
 }
 
 std::size_t Program::max_outputs(Axis axis) const {
