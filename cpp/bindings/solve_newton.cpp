@@ -41,11 +41,16 @@ py::dict run_newton(const py::object& fun, const py::object& x0, const py::tuple
         NewtonCgWork<T> w;
         w.resize(f.n);
         w.x = start;
+        if (bounded) {
+            w.lower = f.lower;
+            w.upper = f.upper;
+        }
         const Summary<T> s = solve_with(f, f.n >= 1 << 14, [&] { return newton_cg<T>(f, o, w, watch); });
         check(s);
         py::dict d = to_dict(s, f, watch);
         put_point(d, s, w.x, w.g);
         d[k.lambda_min] = number(s.lambda_min);
+        if (bounded) put(d, k.active_mask, active_mask(w.x, f.lower, f.upper));
         return d;
     }
     NewtonWork<T> w;

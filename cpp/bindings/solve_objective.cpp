@@ -462,6 +462,12 @@ template <class T> T Objective<T>::gradient_error() const {
     return 0;
 }
 
+template <class T> T Objective<T>::gradient_step(const T* x, int k) const {
+    if (differences.gradient != Difference::two_point) return 0;
+    bool central;
+    return std::abs(step(k, x, differences.gradient, noise, central));
+}
+
 // The value at x, which the solver has mostly just asked for.
 template <class T> bool Objective<T>::base_value(const T* x, T& f) {
     if (!have_last_ || std::memcmp(last_x_.data(), x, std::size_t(n) * sizeof(T)) != 0) return value(x, f);

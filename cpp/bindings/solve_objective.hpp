@@ -119,6 +119,8 @@ template <class T> class Objective {
     T value_error() const { return rounding; }
     // What gradients by differences can reach, in units of the largest one: their error is near this.
     T gradient_error() const;
+    // The step of one-sided differences of f, or 0.
+    T gradient_step(const T* x, int k) const;
     // The relative error of Hessians by differences, of gradients or of values.
     T hessian_error() const;
 

@@ -130,7 +130,7 @@ def conjugate_gradient(
         -1 the callback stopped it
         -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
-        -6 f is -inf
+        -6 no minimum: f is -inf, or still falls where squares of x overflow
         -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 

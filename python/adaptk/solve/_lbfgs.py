@@ -275,6 +275,11 @@ def _toward_minimum(x: Array, g: Array, low: Array, high: Array, memory: _Memory
     return np.clip(target, low, high)
 
 
+def _far_out(x: Array) -> bool:
+    """Whether squares of x overflow."""
+    return not float(np.abs(x).max()) < math.sqrt(float(np.finfo(x.dtype).max))
+
+
 class _Search:
     """Strong Wolfe conditions by cubic interpolation (Nocedal and Wright, algorithms 3.5 and 3.6).
 
@@ -287,7 +292,10 @@ class _Search:
         self.blocked = False  # f or its slope is not finite at the last point that is not x
 
     def at(self, a: float) -> tuple[float, float, float, Array, Array]:
-        point = self.clip((self.x + self.x.dtype.type(a) * self.d).astype(self.x.dtype))
+        with np.errstate(over="ignore"):
+            point = self.clip((self.x + self.x.dtype.type(a) * self.d).astype(self.x.dtype))
+        if not np.isfinite(point).all():
+            return a, math.inf, math.nan, point, self.x
         value, g = self.f(point)
         slope = float(g @ self.d)
         if math.isnan(value) or (math.isfinite(value) and not math.isfinite(slope)):
@@ -314,6 +322,8 @@ class _Search:
         tiny = 4 * float(np.finfo(self.x.dtype).eps)
         for _ in range(_MAX_TRIALS):
             t = self.at(a)
+            if best is not None and not np.isfinite(t[3]).all() and _far_out(best[3]):
+                return best
             if t[1] < (self.value if best is None else best[1]):
                 best = t
             if t[1] == -math.inf or self.enough(t):
@@ -522,7 +532,7 @@ def lbfgs(
         -1 the callback stopped it
         -2 time limit reached
         -3 the value or the gradient is not finite at the start, or however short the step
-        -6 f is -inf
+        -6 no minimum: f is -inf, or still falls where squares of x overflow
         -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 
@@ -604,6 +614,7 @@ def _run(
     nit = 0
     initial_gradient = np.zeros_like(g)
     disagreement = None
+    began_far_out = _far_out(x)
     status = -6 if value == -math.inf else 0 if math.isfinite(value) and np.isfinite(g).all() else -3
     while status == 0:
         inner = free_part(x, g)
@@ -710,6 +721,8 @@ def _run(
         memory.add(change, gradient - g)
         x, value, g = point, new, gradient
         nit += 1
+        if _far_out(x) and not began_far_out:
+            status = -6
     raw: dict[str, Any] = {
         "status": status, "x": x, "fun": x.dtype.type(value) if x.dtype == np.float32 else value, "jac": g,
         "nit": nit, "nfev": f.nfev, "njev": f.njev, "nhev": 0,

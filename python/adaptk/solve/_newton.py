@@ -64,8 +64,8 @@ def newton(
         refers to that matrix, and BFGS's is always positive definite.
     hessp : callable or compiled function, optional
         ``hessp(x, v, *args)`` returns the Hessian times v, shape (n,), instead of `hess`. Steps are then computed by
-        conjugate gradients inside the trust region (Steihaug). Compiled: ``void (int n, const double *x, const double
-        *v, double *hv, void *user)``.
+        conjugate gradients inside the trust region (Steihaug), with bounds among the free variables (Lin and More).
+        Compiled: ``void (int n, const double *x, const double *v, double *hv, void *user)``.
     damping : {"trust-region", "levenberg", None}
         More and Sorensen's trust region; ``H + alpha I`` with alpha adapted; or the plain method with full steps
         (Algorithm 8.8 of the Deep Learning book), which ends if H is not positive definite.
@@ -86,7 +86,7 @@ def newton(
         element if one is wrong.
     bounds : (lower, upper), optional
         Numbers or shape (n,) each, or an object with ``lb`` and ``ub``. Equal ones hold a variable. No function is
-        called with a point outside. Not with `hessp`.
+        called with a point outside.
     constraints
         Passed by ``scipy.optimize.minimize``; not supported by this method.
     callback : callable, optional
@@ -117,7 +117,7 @@ def newton(
         -4 ``damping=None``: H has no Cholesky factor
         -5 a saddle or maximum: as 1 but ``lambda_min < -16 n eps |H|``, and no lower point was found along its
            eigenvector, or ``damping=None``, which only looks for one if ``lambda_min`` is 0
-        -6 f is -inf
+        -6 no minimum: f is -inf, or still falls where squares of x overflow
         -9 as 5, but the gradient is not small and differences of `fun` contradict it
         == =======================================================================
 
@@ -132,7 +132,7 @@ def newton(
     ----------
     Goodfellow, Bengio and Courville, Deep Learning, section 8.6.1. J. J. More and D. C. Sorensen, Computing a trust
     region step, 1983. T. Steihaug, SIAM J. Numer. Anal. 20, 1983. Bounds: D. P. Bertsekas, SIAM J. Control Optim. 20,
-    1982.
+    1982; C. J. Lin and J. J. More, SIAM J. Optim. 9, 1999.
 
     Examples
     --------
@@ -158,8 +158,6 @@ def newton(
     if hessp is not None:
         if damping != "trust-region":
             raise ValueError("damping: with hessp the steps need the trust region")
-        if lower is not None:
-            raise ValueError("bounds: not supported with hessp; give hess, or use lbfgs or conjugate_gradient")
         hp = arguments.function(hessp, "hessp", size, "hessp")
     elif hess is None:
         second = 1

@@ -357,7 +357,7 @@ _COMMON = {
     -1: "The callback stopped it.",
     -2: "Time limit reached (max_seconds).",
     -3: "The function or a derivative is not finite where it must be.",
-    -6: "The function fell to minus infinity.",
+    -6: "The function has no minimum: it fell to minus infinity, or still falls where squares of x overflow.",
 }
 MESSAGES: dict[str, dict[int, str]] = {
     "newton": _COMMON

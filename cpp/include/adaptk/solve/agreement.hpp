@@ -59,10 +59,10 @@ bool look_outward(const Vector<T>& x, const Vector<T>& g, T f0, Vector<T>& point
         if (!(g[k] < 0 ? x[k] > 0 : x[k] < 0) || !(std::abs(g[k]) * std::abs(x[k]) > worth * std::abs(f0))) continue;
         point = x;
         T before = f0;
-        for (T factor = 2; std::isfinite(point[k]); factor *= 16) {
+        for (T factor = 2;; factor *= 16) {
             const T last = point[k];
             point[k] = box ? box.inside(k, factor * x[k]) : factor * x[k];
-            if (point[k] == last) break;
+            if (point[k] == last || !std::isfinite(point[k])) break;
             T there;
             if (!at(point, there)) return false;
             if (!(there < before)) break;
@@ -149,6 +149,10 @@ template <class Problem> bool refine(Problem& f) {
     if constexpr (requires { f.refine(); }) return f.refine();
     return false;
 }
+
+// Whether squares of x overflow. If f has fallen all the way to such a point from one that is not so large, it falls
+// for ever.
+template <class T> bool far_out(const Vector<T>& x) { return !(largest(x) < std::sqrt(std::numeric_limits<T>::max())); }
 
 // A gradient that is small relative to the largest of the run is that of a minimum only if the remaining distance is
 // small relative to the distance so far: if f falls exponentially, so does the gradient, long before the minimum.

@@ -97,6 +97,7 @@ Summary<T> conjugate_gradient(Problem& problem, const ConjugateGradientOptions<T
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
+            if (line.endless()) return Status::unbounded;
             if (g_most <= gtol * most && line.near() && !still_slopes()) {
                 const Arrival arrival = line.confirm(most);
                 if (arrival == Arrival::minimum) return Status::gradient;

@@ -54,6 +54,7 @@ template <class T, class Problem> class Line {
         ++s.nfev;
         if (!f.value(w.x.data(), value)) return false;
         w.best = w.x;
+        began_far_out = far_out(w.x);
         lowest = first_value = value;
         if (!std::isfinite(value)) return true;
         return gradient();
@@ -71,6 +72,13 @@ template <class T, class Problem> class Line {
         alpha = a;
         w.xn = w.x + a * w.d;
         if (box) bent = box.clip(w.xn);
+        if (!w.xn.allFinite()) {
+            // The search has gone as far as numbers reach, or was too bold.
+            fn = std::numeric_limits<T>::infinity();
+            if (far_out(w.best) && !began_far_out) fn = -fn;
+            still = false;
+            return true;
+        }
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return false;
         if (std::isnan(fn)) fn = std::numeric_limits<T>::infinity();
@@ -122,6 +130,8 @@ template <class T, class Problem> class Line {
             if (w.held[i] || box.leads_out(i, w.x[i], w.d[i])) w.d[i] = 0;
     }
     // Whether a small gradient is that of a minimum.
+    // Whether f has fallen as far as squares of x are finite.
+    bool endless() const { return !began_far_out && far_out(w.x); }
     bool near() const { return w.g.isZero(T(0)) || ahead <= left_of_the_way<T> * path; }
     // The same by the curvature in more directions than those of the steps, which in a valley lead across it: a few
     // steps of linear conjugate gradients on H p = -g, with H from differences of gradients. Their |p| grows, and is a
@@ -241,7 +251,8 @@ template <class T, class Problem> class Line {
     bool still = false;    // xn is x, in the arithmetic
     bool blocked = false;  // f or its gradient is not finite at the last xn that is not x
     bool bent = false;     // a bound lies between x and xn
-    bool turned = false;   // the last step met a bound, or other variables are held than before it
+    bool began_far_out = false;
+    bool turned = false;  // the last step met a bound, or other variables are held than before it
 
   private:
     struct Point {

@@ -10,6 +10,7 @@
 //   gradient    lambda_min >= -16 n eps |H|, and |g_i| <= eps (|H| |x|)_i for each i, which is rounding, or |g| <= gtol
 //               G and either the remaining distance is at most a thousandth of the distance so far, or the model
 //               predicts a fall of less than 4 eps |f|. If H is singular, g along its null space is only rounding.
+//   unbounded   f is -inf, or squares of x overflow
 //   step        the full step has |p| <= xtol |x|, and H is positive definite
 //   precision   the model predicts a fall of less than 4 eps |f|, H is positive definite, and a step lowers neither f
 //               nor |g|
@@ -98,7 +99,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     }
 
   private:
-    enum class Outcome { moved, ended, rejected };
+    enum class Outcome { moved, ended, rejected, unbounded };
 
     Status iterate() {
         const T nan = std::numeric_limits<T>::quiet_NaN();
@@ -114,7 +115,9 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         gtol = gradient_tolerance(f, o.gtol, o.keep_gtol);
         w.most.setZero();
         T step = nan;
+        const bool began_far_out = far_out(w.x);
         for (;; ++s.nit) {
+            if (!began_far_out && far_out(w.x)) return Status::unbounded;
             if (box) part_gradient();
             const T g_norm = norm(w.g);
             most = std::max(most, g_norm);
@@ -131,8 +134,10 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (!std::isfinite(size) && !w.h.allFinite()) return Status::nonfinite;
             if (box) part_hessian();
             definite = factor(0);
-            const bool rounding = g_norm <= epsilon<T> * size * norm(w.x) && is_rounding();
-            bool stationary = rounding || g_norm <= gtol * most;
+            // A g that has not fallen is none, however far out x is.
+            const bool fallen = s.nit == 0 || g_norm <= first / 16;
+            const bool rounding = fallen && g_norm <= epsilon<T> * size * norm(w.x) && is_rounding();
+            bool stationary = rounding || g_norm <= gtol * most || (!definite && within_a_difference());
             if (stationary && definite) {
                 if (rounding || near()) return last_step(g_norm) ? Status::gradient : Status::aborted;
                 stationary = false;
@@ -140,17 +145,21 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (stationary) {
                 eigenvalue();
                 const bool flat = lambda >= -level();
-                stationary = !flat || rounding || null_space_is_rounding();
+                stationary = !flat || rounding || (g_norm <= gtol * most && null_space_is_rounding() && near_flat());
                 if (o.damping == Damping::none && !flat) return Status::saddle;
                 if (stationary) {
                     const Outcome outcome = flat ? leave_flat() : leave_saddle();
                     if (outcome == Outcome::ended) return Status::aborted;
+                    if (outcome == Outcome::unbounded) return Status::unbounded;
                     // The plain method reports what it met, and does not continue from the lower point.
                     if (o.damping == Damping::none && outcome == Outcome::moved) return Status::saddle;
-                    if (outcome == Outcome::rejected) return lambda >= -level() ? Status::gradient : Status::saddle;
-                    step = norm(w.p);
-                    if (s.nit + 1 >= o.max_iterations) return Status::limit;
-                    continue;
+                    if (outcome == Outcome::rejected) {
+                        if (rounding || g_norm <= gtol * most) return verdict();
+                    } else {
+                        step = norm(w.p);
+                        if (s.nit + 1 >= o.max_iterations) return Status::limit;
+                        continue;
+                    }
                 }
             }
             if (s.nit >= o.max_iterations) return Status::limit;
@@ -224,18 +233,18 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         }
     }
 
-    // w.t becomes |H| |x|.
-    void size_of_slopes() {
+    // out becomes |H| |x|.
+    void size_of_slopes(Vector<T>& out) {
         if (box) {
-            w.t.noalias() = w.whole_h.cwiseAbs() * w.x.cwiseAbs();
+            out.noalias() = w.whole_h.cwiseAbs() * w.x.cwiseAbs();
         } else {
-            w.t.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
+            out.noalias() = w.h.cwiseAbs() * w.x.cwiseAbs();
         }
     }
 
     // Whether each g_i is no more than the rounding of (H x)_i.
     bool is_rounding() {
-        size_of_slopes();
+        size_of_slopes(w.t);
         return (w.g.array().abs() <= epsilon<T> * w.t.array()).all();
     }
 
@@ -247,7 +256,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (!w.tri.solve(2 * std::max(level(), std::numeric_limits<T>::min()), w.trust.g, w.trust.y)) return false;
         w.tri.from(w.trust.y);
         const Vector<T>& p = w.trust.y;
-        size_of_slopes();
+        size_of_slopes(w.t);
         w.t += w.most;
         return std::abs(w.g.dot(p)) <= T(w.n) * epsilon<T> * w.t.dot(p.cwiseAbs());
     }
@@ -259,11 +268,30 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return length <= left_of_the_way<T> * path || promised <= 4 * epsilon<T> * std::abs(value);
     }
 
-    // Eigenvalues below this are 0 up to the error of H.
-    T level() const {
-        if constexpr (requires { f.hessian_error(); }) return 16 * T(w.n) * f.hessian_error() * size;
-        return 16 * T(w.n) * epsilon<T> * size;
+    // No point along the eigenvector is lower. If H is computed by differences, and is small because f is flat, its
+    // error is also that of the gradients of the run.
+    Status verdict() const {
+        const T x_norm = norm(w.x), slopes = by_differences() && x_norm > 0 ? most / x_norm : T(0);
+        return lambda >= -16 * T(w.n) * hessian_error() * std::max(size, slopes) ? Status::gradient : Status::saddle;
     }
+
+    // The same as near() if H is singular: of the step in the other directions, so with a shift far above the error of
+    // H.
+    bool near_flat() {
+        w.trust.g = w.g;
+        w.tri.to(w.trust.g);
+        if (!w.tri.solve(std::sqrt(level()) * std::sqrt(size), w.trust.g, w.trust.y)) return true;
+        const T length = norm(w.trust.y), promised = w.trust.g.dot(w.trust.y) / 2;
+        return length <= left_of_the_way<T> * path || promised <= 4 * epsilon<T> * std::abs(value);
+    }
+
+    // Eigenvalues below this are 0 up to the error of H.
+    T level() const { return 16 * T(w.n) * hessian_error() * size; }
+    T hessian_error() const {
+        if constexpr (requires { f.hessian_error(); }) return f.hessian_error();
+        return epsilon<T>;
+    }
+    bool by_differences() const { return hessian_error() > epsilon<T>; }
 
     // p = -H^-1 g from the factor.
     void newton_direction() {
@@ -366,6 +394,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         to_trial();
         ratio = -1;
         if ((w.xn.array() == w.x.array()).all()) return Trial::stuck;
+        if (!w.xn.allFinite()) return Trial::worse;
         T fn;
         ++s.nfev;
         if (!f.value(w.xn.data(), fn)) return Trial::aborted;
@@ -416,6 +445,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (lambda < -level()) {
                 const Outcome outcome = leave_saddle();
                 if (outcome == Outcome::ended) return Status::aborted;
+                if (outcome == Outcome::unbounded) return Status::unbounded;
                 if (outcome == Outcome::moved) return Status::limit;
                 if (lambda < -level()) return Status::saddle;
             }
@@ -524,19 +554,71 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return true;
     }
 
+    // Whether H is singular within its error, and g has no part in its null space beyond errors. Then p becomes the
+    // shortest step, by (H + 2 level I) p = -g: the errors of H and g alone would decide any part of it in the null
+    // space. H has no eigenvalue far above `level` along some direction. Without success w.l is no factor of H.
+    bool shortest_step(TrustStep<T>& step) {
+        const T shift = 2 * level();
+        if (!(shift > 0) || !factor(shift)) return false;
+        newton_direction();
+        step.shift = shift;
+        step.length = norm(w.p);
+        step.predicted = -w.g.dot(w.p) / 2;
+        if (!(radius <= 0 || step.length <= radius) || !(step.predicted > 0)) return false;
+        // What (shift / (H + shift I))^4 leaves of g is its part in the null space, which the error of H turns a
+        // little.
+        Vector<T>& z = w.trust.z;
+        z = -w.p;
+        for (int i = 0; i < 3; ++i) {
+            z *= shift;
+            Linalg::cholesky_solve(w.l, z);
+        }
+        size_of_slopes(w.xn);
+        w.xn += w.g.cwiseAbs();
+        return shift * norm(z) <= slope_error() * norm(w.xn) + hessian_error() * norm(w.g);
+    }
+
+    // Whether the full step p lies along directions whose curvature may be an error of H, whose norm is below that of H
+    // times its relative error.
+    bool unsure(T length) const { return !(-w.g.dot(w.p) > 4 * hessian_error() * size * length * length); }
+
+    // The relative error of slopes.
+    T slope_error() const {
+        T error = T(w.n) * epsilon<T>;
+        if constexpr (requires { f.gradient_error(); }) error = std::max(error, T(f.gradient_error() / 64));
+        return error;
+    }
+
+    // Whether the steps of one-sided differences of f are longer than the way to a stationary point.
+    bool within_a_difference() const {
+        if constexpr (requires { f.gradient_step(w.x.data(), 0); }) {
+            for (int k = 0; k < w.n; ++k) {
+                const T curvature = w.h.row(k).template lpNorm<1>();
+                if (!(std::abs(w.g[k]) <= f.gradient_step(w.x.data(), k) * curvature)) return false;
+            }
+            return true;
+        }
+        return false;
+    }
+
     Status trust_step() {
         if constexpr (Linalg::blocked)
             if (Linalg::blocked_order(w.n)) return shifted_step();
         T newton_length = -1;
         bool tridiagonal = known_lambda;
+        bool singular = !definite;
         for (int tries = 0; tries < 200; ++tries) {
             TrustStep<T> step;
             if (definite && newton_length < 0) {
                 newton_direction();
                 w.t = w.p;
                 newton_length = norm(w.p);
+                singular = unsure(newton_length);
             }
-            if (definite && std::isfinite(newton_length) && (radius <= 0 || newton_length <= radius)) {
+            if (singular && shortest_step(step)) {
+                if (radius <= 0) radius = std::max(first_radius(), step.length);
+                full = false;
+            } else if (definite && std::isfinite(newton_length) && (radius <= 0 || newton_length <= radius)) {
                 w.p = w.t;
                 step.length = newton_length;
                 step.predicted = -w.g.dot(w.p) / 2;
@@ -559,12 +641,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             }
             T ratio;
             const Trial trial = attempt(step.predicted, step.length, ratio);
-            // More and Sorensen, section 4: shrink below 1/4, grow above 3/4 if the radius limited the step.
-            if (ratio < T(0.25)) {
-                radius = std::min(radius, step.length) / 4;
-            } else if (ratio > T(0.75)) {
-                radius = std::max(radius, 2 * step.length);
-            }
+            adapt(ratio, step.length);
             if (trial == Trial::worse) continue;
             return conclude(trial);
         }
@@ -581,6 +658,22 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         if (!definite) low = std::max(below(0), -w.h.diagonal().minCoeff());
         bool factored = definite;  // w.l is that of trial_shift, and w.p the step
         if (definite) length = solve_shifted();
+        if (definite ? unsure(length) : low <= 2 * level()) {
+            TrustStep<T> step;
+            if (shortest_step(step)) {
+                if (radius <= 0) radius = std::max(first_radius(), step.length);
+                full = false;
+                if (box) bend(step.shift, step);
+                T ratio = -1;
+                const Trial trial = step.predicted > 0 ? attempt(step.predicted, step.length, ratio) : Trial::worse;
+                adapt(ratio, step.length);
+                if (trial != Trial::worse) return conclude(trial);
+            }
+            if (definite) {
+                factor(0);
+                length = solve_shifted();
+            }
+        }
         bool begun = definite;  // trial_shift has been chosen
         for (int tries = 0; tries < 200; ++tries) {
             if (radius <= 0) radius = definite && std::isfinite(length) ? length : first_radius();
@@ -639,11 +732,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             }
             T ratio;
             const Trial trial = attempt(step.predicted, step.length, ratio);
-            if (ratio < T(0.25)) {
-                radius = std::min(radius, step.length) / 4;
-            } else if (ratio > T(0.75)) {
-                radius = std::max(radius, 2 * step.length);
-            }
+            adapt(ratio, step.length);
             if (trial != Trial::worse) {
                 alpha = trial_shift;
                 last_length = step.length;
@@ -654,6 +743,14 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             w.p = w.t;
         }
         return conclude(Trial::stuck);
+    }
+
+    // More and Sorensen, section 4: shrink below 1/4, grow above 3/4 if the radius limited the step.
+    void adapt(T ratio, T length) {
+        if (ratio < T(0.25)) radius = std::min(radius, length) / 4;
+        const bool wider = ratio > T(0.75) && 2 * length > radius;
+        doublings = wider ? doublings + 1 : 0;
+        if (wider) radius = wider_radius(length, doublings);
     }
 
     // p = -(L L')^-1 g, and its length.
@@ -724,6 +821,20 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     // H + alpha I (equation 8.28): alpha falls to 0 while the model is right and H is positive definite.
     Status levenberg_step() {
         const T unit = size > 0 ? size : norm(w.g) / reach();
+        if (alpha == 0) {
+            if (definite) newton_direction();
+            if (!definite || unsure(norm(w.p))) {
+                TrustStep<T> step;
+                if (shortest_step(step)) {
+                    full = false;
+                    if (box) bend(step.shift, step);
+                    T ratio;
+                    const Trial trial = step.predicted > 0 ? attempt(step.predicted, step.length, ratio) : Trial::worse;
+                    if (trial != Trial::worse) return conclude(trial);
+                }
+                if (definite) factor(0);
+            }
+        }
         for (int tries = 0; tries < 400; ++tries) {
             if (alpha > 0 || !definite) {
                 if (!definite && alpha == 0) alpha = T(1e-3) * unit;
@@ -748,7 +859,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
             if (!box || step.predicted > 0) trial = attempt(step.predicted, step.length, ratio);
             if (ratio > T(0.75)) {
                 alpha /= 8;
-                if (alpha < epsilon<T> * unit) alpha = 0;
+                if (definite && alpha < epsilon<T> * unit) alpha = 0;
             } else if (ratio < T(0.25)) {
                 alpha = std::max(4 * alpha, T(1e-3) * unit);
             }
@@ -767,28 +878,45 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
 
     // More than the rounding of f near a point. If terms of f cancel, that is the rounding of the terms, such as x'Hx.
     T least_fall(const Vector<T>& point) const {
-        return 16 * epsilon<T> * (std::abs(value) + size * point.squaredNorm());
+        const Matrix<T>& h = box ? w.whole_h : w.h;
+        T terms = 0;
+        for (int k = 0; k < w.n; ++k) terms += std::abs(point[k]) * h.col(k).cwiseAbs().dot(point.cwiseAbs());
+        return 16 * epsilon<T> * (std::abs(value) + terms);
     }
 
-    // Whether x + t d is lower by more than f's rounding; the lower one of both sides is taken.
-    Outcome try_both(const Vector<T>& d, T t) {
+    // Whether x + t d is lower by more than f's rounding and `least`. The lower one of both sides is taken, or with
+    // `onward` a point farther on.
+    Outcome try_both(const Vector<T>& d, T t, T least = 0, bool onward = false) {
         T best = value;
         T best_t = 0;
-        for (const T side : {t, -t}) {
+        // False to abort; sets whether the point is the lowest.
+        const auto at = [&](T side, bool& lower) {
+            lower = false;
             w.xn = w.x + side * d;
-            if (box) {
-                box.clip(w.xn);
-                if ((w.xn.array() == w.x.array()).all()) continue;
-            }
+            if (box) box.clip(w.xn);
+            if (!w.xn.allFinite() || (w.xn.array() == w.x.array()).all()) return true;
             T fn;
             ++s.nfev;
-            if (!f.value(w.xn.data(), fn)) return Outcome::ended;
-            if (std::isfinite(fn) && fn < best && fn < value - least_fall(w.xn)) {
-                best = fn;
-                best_t = side;
-            }
-        }
+            if (!f.value(w.xn.data(), fn)) return false;
+            lower = fn < best && fn < value - std::max(least, least_fall(w.xn));
+            if (!lower) return true;
+            best = fn;
+            best_t = side;
+            return true;
+        };
+        bool lower;
+        for (const T side : {t, -t})
+            if (!at(side, lower)) return Outcome::ended;
         if (best_t == 0) return Outcome::rejected;
+        do {
+            if (best == -std::numeric_limits<T>::infinity()) {
+                w.x += best_t * d;
+                if (box) box.clip(w.x);
+                value = best;
+                return Outcome::unbounded;
+            }
+            if (onward && !at(4 * best_t, lower)) return Outcome::ended;
+        } while (onward && lower);
         w.xn = w.x + best_t * d;
         w.p = best_t * d;
         if (box && box.clip(w.xn)) w.p = w.xn - w.x;
@@ -827,6 +955,8 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
         return lambda < -level() ? leave_saddle() : Outcome::rejected;
     }
 
+    // The second derivative does not tell, so this tries points along the eigenvector and the axes. Where f falls ever
+    // less, to a limit, this ends when only rounding of the first value is left to gain.
     Outcome leave_flat() {
         w.tri.eigenvector(lambda, w.trust.u);
         w.tri.from(w.trust.u);
@@ -838,7 +968,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
                 w.t[axis] = 1;
             }
             for (const T share : {T(1), T(1e-1), T(1e-2), T(1e-4)}) {
-                const Outcome outcome = try_both(w.t, reach() * share);
+                const Outcome outcome = try_both(w.t, reach() * share, 16 * epsilon<T> * std::abs(first_value), true);
                 if (outcome != Outcome::rejected) return outcome;
             }
         }
@@ -857,6 +987,7 @@ template <class T, class Problem, class Monitor, class Linalg> class Newton {
     bool definite = false, known_lambda = false, have_hessian = false;
     T guess = 0, last_length = 0, last_gradient = 1;  // of shifted_step
     int minor = 0;                                    // of the last matrix without a factor, by shifted_step
+    int doublings = 0;                                // of the radius, in a row
     bool idle = false;                                // a variable is held
     bool blocked = false;                             // f is not finite at the last trial
     bool full = false;                                // p is the step of the plain method

@@ -14,6 +14,7 @@
 //     bool can_refine() const;                              whether refine() would do anything
 //     T value_error() const;                                of values and residuals: relative, eps without it
 //     T gradient_error() const;                             of gradients by differences, relative to the largest one
+//     T gradient_step(const T* x, int k) const;             newton: steps of one-sided differences of f, else 0
 // Instead of jacobian():
 //     T* jacobian_in_place(const T* x, const T* r);         in memory of the problem, valid until the next call;
 //                                                           the solver may scale it; null for false
@@ -39,7 +40,7 @@ enum class Status : int {
     nonfinite = -3,   // the function, gradient or Hessian is not finite where it must be
     indefinite = -4,  // the plain Newton method met a Hessian without a Cholesky factor
     saddle = -5,      // stationary, with lambda_min < 0 and no lower point to be found along its eigenvector
-    unbounded = -6,   // the function fell to minus infinity
+    unbounded = -6,   // the function fell to minus infinity, or still falls where squares of x overflow
     curvature = -7,   // cg: a direction with p'Ap <= 0
     aborted = -8,     // a function of the problem said so
     derivative = -9,  // the derivative does not agree with the function: disagreement in the summary says where

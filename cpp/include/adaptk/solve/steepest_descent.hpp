@@ -43,6 +43,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
         if (!std::isfinite(line.value) || !w.g.allFinite()) return Status::nonfinite;
         last.fill(line.value);
         T most = 0, step = std::numeric_limits<T>::quiet_NaN(), alpha = 0, bb = 0, slope_before = 0;
+        int uncurved = 0;  // the last steps without positive curvature
         T gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol), first_most = largest(w.g);
         const auto restart = [&](T most_before) {
             gtol = gradient_tolerance(problem, o.gtol, o.keep_gtol);
@@ -57,6 +58,7 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             if (const Signal signal = watch(Progress<T>{s.nit, line.value, step, g_most, w.x.data(), n});
                 signal != Signal::go)
                 return ended(signal);
+            if (line.endless()) return Status::unbounded;
             if (g_most <= gtol * most && line.near()) {
                 const Arrival arrival = line.confirm(most);
                 if (arrival == Arrival::minimum) return Status::gradient;
@@ -73,11 +75,13 @@ Summary<T> steepest_descent(Problem& problem, const SteepestDescentOptions<T>& o
             Search search = Search::failed;
             if (o.rule == StepRule::bb) {
                 const T ceiling = *std::max_element(last.begin(), last.end());
-                // With negative curvature, as on the way down from a maximum, farther than the last step.
+                // Without positive curvature, as on the way down from a maximum, farther than the last step, and ever
+                // more.
+                uncurved = bb > 0 && std::isfinite(bb) ? 0 : bb == 0 ? uncurved : std::min(uncurved + 1, 60);
                 if (bb > 0 && std::isfinite(bb)) {
                     first = bb;
-                } else if (bb < 0) {
-                    first = 4 * alpha;
+                } else if (bb != 0) {
+                    first = std::ldexp(alpha, 1 + uncurved);
                 }
                 for (int i = 0; i < 60 && search == Search::failed; ++i, first /= 4) {
                     if (!line.phi(first)) return Status::aborted;

@@ -17,6 +17,12 @@ template <class T> struct TrustStep {
     bool ok = true;
 };
 
+// A radius after a step of this length that the model predicted well. After three doublings in a row it has been far
+// too short, as where f falls for ever, and grows by 4, 8, 16 and so on.
+template <class T> T wider_radius(T length, int doublings) {
+    return std::min(std::ldexp(length, std::max(1, doublings - 2)), std::numeric_limits<T>::max() / 4);
+}
+
 template <class T> struct TrustWork {
     void resize(int n) {
         g.resize(n);
