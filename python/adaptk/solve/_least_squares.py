@@ -131,7 +131,7 @@ def levenberg_marquardt(
         ``matvec`` and ``rmatvec``, and else ``"qr"``. ``"cg"``: by conjugate gradients, for many parameters. `jac` then
         returns an array, a sparse matrix or an operator, and is never factored. So steps are not polished, and `cov`
         and `x_std` are computed from ``J'J``, with half of the digits. The result does not have them if there are more
-        than 2048 parameters, or `jac` returns an operator.
+        than 2048 parameters, or more than 256 and `jac` returns an operator, of which each column is a product.
     vectorized : bool
         Whether `fun` takes a stack of points, shape (k, n), and returns (k, m); differences are then one call.
     rel_step, typical : float or array_like, optional

@@ -25,8 +25,9 @@ __all__ = ["fit"]
 
 Array = arguments.Array
 
-# Its matrix then takes 32 MB, and its inverse a second or so.
-MOST_WITH_COVARIANCE = 2048
+# The most parameters with a covariance: its matrix then takes 32 MB, and its inverse a second or so. With an operator
+# each parameter takes a product with J and one with J'.
+MOST_WITH_COVARIANCE, MOST_OF_OPERATORS = 2048, 256
 
 
 class _Weighted:
@@ -139,8 +140,10 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
     def slope() -> Jacobian:
         nonlocal j, j_at, grad, free
         j, j_at = jac(x.copy(), *extra), x
-        if white and is_product(j):
-            raise ValueError("covariance: not of a jac that returns operators, whose elements are not to be had")
+        if white and is_product(j) and n > MOST_OF_OPERATORS:
+            raise ValueError(
+                f"covariance: there is none for more than {MOST_OF_OPERATORS} parameters if jac returns operators"
+            )
         count["njev"] += 1
         product = Jacobian(j, m, n, x.dtype)
         grad = product.back(here.pull)
@@ -231,7 +234,7 @@ def fit(fun: Any, x0: Any, args: Any, options: dict[str, Any], bounds: Callable[
         raw |= {"jac": None, "grad": np.full_like(grad, np.nan), "optimality": math.nan}
     else:
         raw["optimality"] = steepest()
-    if n <= MOST_WITH_COVARIANCE and not is_product(j):
+    if n <= (MOST_OF_OPERATORS if is_product(j) else MOST_WITH_COVARIANCE):
         cov, std = np.full((n, n), np.nan), np.full(n, np.nan)
         if status != -3:
             gram = Jacobian(j, m, n, x.dtype).gram

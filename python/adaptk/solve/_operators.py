@@ -71,7 +71,12 @@ class Jacobian:
         return times
 
     def gram(self, weight: Array) -> Array:
-        """``J' diag(weight) J`` in float64, if J is not an operator."""
+        """``J' diag(weight) J`` in float64. With an operator a product with J and with J' for each column."""
+        if is_product(self.j):
+            eye = np.eye(self.j.shape[1])
+            columns = [np.asarray(self._back(weight * np.asarray(self._times(e)).ravel())).ravel() for e in eye]
+            squares = np.stack(columns, axis=1).astype(np.float64)
+            return np.asarray((squares + squares.T) / 2)
         if is_sparse(self.j):
             j = self.j.astype(np.float64)
             return np.asarray((j.T @ j.multiply(weight[:, None]).tocsr()).toarray())

@@ -146,8 +146,8 @@ class Fit(Result):
         level = level_of(level)
         if "x_std" not in self:
             raise ValueError(
-                "the fit has no standard deviations: jac returned an operator, or there are too many parameters; "
-                "conf_interval does without them"
+                "the fit has no standard deviations: there are more than 2048 parameters, or more than 256 and jac "
+                "returned an operator; conf_interval does without them"
             )
         x = np.asarray(self["x"], dtype=np.float64)
         half = np.asarray(self["x_std"], dtype=np.float64)
