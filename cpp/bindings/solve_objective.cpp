@@ -476,8 +476,7 @@ template <class T> bool Objective<T>::base_value(const T* x, T& f) {
 }
 
 template <class T>
-template <class F>
-bool Objective<T>::difference(F& f, Difference method, T exact, const T* x, const T* at, int rows, T* out) {
+bool Objective<T>::difference(Evaluate f, Difference method, T exact, const T* x, const T* at, int rows, T* out) {
     std::copy(x, x + n, point_.begin());
     for (int k = 0; k < n; ++k) {
         T* column = out + std::ptrdiff_t(k) * rows;
@@ -496,8 +495,7 @@ bool Objective<T>::difference(F& f, Difference method, T exact, const T* x, cons
 }
 
 template <class T>
-template <class F>
-bool Objective<T>::quotient(F& f, Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
+bool Objective<T>::quotient(Evaluate f, Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
                             Quotient& q) {
     const auto variable = std::size_t(k);
     const T h = step(k, x, method, exact, q.central);
@@ -541,7 +539,7 @@ bool Objective<T>::quotient(F& f, Difference method, T exact, const T* x, int k,
 // At a maximum, a saddle or a minimum f changes with the square of the step, and |x_k| does not say over what length:
 // near zero it may be far too short. Longer and longer steps tell, up to near max(1, |x_k|). What they find is typical
 // of the variable from then on. One that does not change f by then is left alone until it does.
-template <class T> template <class F> bool Objective<T>::measure(F& f, T exact, const T* x, int k, T* column) {
+template <class T> bool Objective<T>::measure(Evaluate f, T exact, const T* x, int k, T* column) {
     constexpr T longer = T(0x1p4), longest = T(0x1p-6), enough = T(64);
     const auto variable = std::size_t(k);
     if (silent_[variable]) return true;
@@ -582,8 +580,7 @@ template <class T> template <class F> bool Objective<T>::measure(F& f, T exact, 
 // Nothing has changed over the step: the function may compute in fewer digits than its type has. One that does not
 // depend on the variable here is left alone until it does.
 template <class T>
-template <class F>
-bool Objective<T>::lengthen(F& f, T exact, const T* x, int k, const T* at, int rows, T* column) {
+bool Objective<T>::lengthen(Evaluate f, T exact, const T* x, int k, const T* at, int rows, T* column) {
     // From eps^(1/2) to where float32 has three digits, and float16 one.
     constexpr T longer[] = {T(0x1p13), T(0x1p20)};
     const auto variable = std::size_t(k);
@@ -607,8 +604,7 @@ bool Objective<T>::lengthen(F& f, T exact, const T* x, int k, const T* at, int r
 // Where the function bends over the step, as a narrow peak far from zero does, a shorter one: until the second
 // difference is small beside the first, or two steps agree. The step's length is kept for the next time.
 template <class T>
-template <class F>
-bool Objective<T>::shorten(F& f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q) {
+bool Objective<T>::shorten(Evaluate f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q) {
     constexpr T straight = T(0.01);  // second difference over first; the error of a central one is its square
     constexpr T agreed = T(1e-3);    // two steps
     constexpr T aim = T(0.003);      // of the second difference over the first
@@ -649,7 +645,7 @@ bool Objective<T>::shorten(F& f, T exact, const T* x, int k, const T* at, int ro
     return true;
 }
 
-template <class T> template <class F> bool Objective<T>::complex_difference(F& f, const T* x, int rows, T* out) {
+template <class T> bool Objective<T>::complex_difference(EvaluateComplex f, const T* x, int rows, T* out) {
     for (int k = 0; k < n; ++k) complex_point_[std::size_t(k)] = x[k];
     for (int k = 0; k < n; ++k) {
         bool central;

@@ -11,6 +11,7 @@
 #include <complex>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace adaptk::bindings {
@@ -73,6 +74,21 @@ class Held {
 
   private:
     std::optional<py::gil_scoped_acquire> gil_;
+};
+
+// A function that is called and not kept: what takes one is compiled once, and not for each.
+template <class Signature> class FunctionRef;
+template <class R, class... A> class FunctionRef<R(A...)> {
+  public:
+    template <class F>
+        requires(!std::is_same_v<F, FunctionRef>)
+    FunctionRef(const F& f)
+        : object_(&f), call_([](const void* o, A... a) -> R { return (*static_cast<const F*>(o))(a...); }) {}
+    R operator()(A... a) const { return call_(object_, a...); }
+
+  private:
+    const void* object_;
+    R (*call_)(const void*, A...);
 };
 
 struct Differencing {
@@ -141,21 +157,21 @@ template <class T> class Objective {
     bool hessian_of_values(const T* x, T* h);
     bool second_of_values() const;
     // out (rows x n, column after column) by differences of `f`, which has `rows` values, around x with values `at`.
-    template <class F>
-    bool difference(F& f, solve::Difference method, T exact, const T* x, const T* at, int rows, T* out);
+    using Evaluate = FunctionRef<bool(const T* x, T* values)>;
+    using EvaluateComplex = FunctionRef<bool(PyObject* x, std::complex<T>* values)>;
+    bool difference(Evaluate f, solve::Difference method, T exact, const T* x, const T* at, int rows, T* out);
     struct Quotient {
         bool central = false;
         bool moved = false;                // whether any value changed
         T width = 0, slope = 0, bend = 0;  // of the step; norms of the first and (central) second difference
     };
     // One column; `at` may be null, for a value that is not known.
-    template <class F>
-    bool quotient(F& f, solve::Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
+    bool quotient(Evaluate f, solve::Difference method, T exact, const T* x, int k, const T* at, int rows, T* column,
                   Quotient& q);
-    template <class F> bool measure(F& f, T exact, const T* x, int k, T* column);
-    template <class F> bool lengthen(F& f, T exact, const T* x, int k, const T* at, int rows, T* column);
-    template <class F> bool shorten(F& f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q);
-    template <class F> bool complex_difference(F& f, const T* x, int rows, T* out);
+    bool measure(Evaluate f, T exact, const T* x, int k, T* column);
+    bool lengthen(Evaluate f, T exact, const T* x, int k, const T* at, int rows, T* column);
+    bool shorten(Evaluate f, T exact, const T* x, int k, const T* at, int rows, T* column, Quotient q);
+    bool complex_difference(EvaluateComplex f, const T* x, int rows, T* out);
     bool stack(const T* x, solve::Difference method, int rows, const T* at, T* out);
     T step(int k, const T* x, solve::Difference method, T exact, bool& central) const;
 

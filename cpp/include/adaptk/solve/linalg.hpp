@@ -16,14 +16,31 @@ template <class T> using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynami
 // Row-major.
 template <class T> using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// The 2-norm. Scales elements only if their squares would overflow or underflow: Eigen's stableNorm is several times
-// slower.
+// The 2-norm by the largest element, for squares that would overflow or underflow. Element by element: Eigen's
+// stableNorm() has loops and alignments that take long to compile for each expression.
+template <class V> [[gnu::noinline]] auto scaled_norm(const V& v) {
+    using T = typename V::Scalar;
+    T most = 0, sum = 0;
+    for (Eigen::Index i = 0; i < v.size(); ++i) {
+        const T a = std::abs(T(v.coeff(i)));
+        if (std::isnan(a)) return a;
+        most = std::max(most, a);
+    }
+    if (most == 0 || std::isinf(most)) return most;
+    for (Eigen::Index i = 0; i < v.size(); ++i) {
+        const T a = T(v.coeff(i)) / most;
+        sum += a * a;
+    }
+    return most * std::sqrt(sum);
+}
+
+// The 2-norm. Scales elements only if their squares would overflow or underflow, which takes several times as long.
 template <class V> auto norm(const V& v) {
     using T = typename V::Scalar;
     const T squares = v.squaredNorm();
     if (squares > std::numeric_limits<T>::min() / epsilon<T> && squares < std::numeric_limits<T>::max())
         return std::sqrt(squares);
-    return v.size() == 0 ? T(0) : v.stableNorm();
+    return scaled_norm(v);
 }
 
 // x / d by one division where 1 / d is in the range.
