@@ -71,7 +71,7 @@ class Program {
         Code early;
         bool has_lines() const { return !lines[row].outputs.empty() || !lines[column].outputs.empty(); }
     };
-    // The reductions of one pass, before anything is written. Passes of a phase need the scalars of that phase.
+    // The reductions of one pass, before the update. Passes of a phase need the scalars of that phase.
     //   Over::rows    the reductions over rows and over columns
     //   Over::matrix  no pass over elements: outputs of the lines are reduced
     struct Pass : Stage {
