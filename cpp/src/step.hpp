@@ -160,8 +160,8 @@ struct StepOptions {
 };
 
 // The caller has checked everything: sizes, formats, overlap, ranges. The segments' counts add up to the tensors'.
-// Throws std::bad_alloc only, before anything is written unless a rule has reductions: their passes allocate memory, and
-// the last one may have written states.
+// Throws std::bad_alloc only, before anything is written unless a rule has reductions: their passes allocate memory,
+// and the last one may have written states.
 ADAPTK_INTERNAL_API StepReport run_step(std::span<const ParamUpdate> tensors, std::span<const Segment> segments,
                                         const StepOptions& options);
 
