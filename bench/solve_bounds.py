@@ -5,8 +5,8 @@
 For each problem and method: the number of calls of the value (which the methods make together with the gradient, or
 nearly so) until a point has the digits of the lowest value that any method found, relative to the value at the start.
 A dash: not reached. Derivatives are exact to rounding, from complex steps, and not counted. Hessians are given to
-newton and trust-constr. Only points within the bounds count: trust-constr evaluates others too. The counts do not
-depend on the machine.
+newton (also as products, by hessp) and trust-constr. Only points within the bounds count: trust-constr evaluates others
+too. The counts do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def runs(g: Any, h: Any, low: Array, high: Array, x0: Array) -> dict[str, Callab
     tight = {"L-BFGS-B": {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 20000, "maxfun": 20000}, "TNC": {"maxfun": 20000}}
     return {
         "newton": lambda c: solve.newton(c, x0, jac=g, hess=h, bounds=(low, high)),
+        "newton, hessp": lambda c: solve.newton(c, x0, jac=g, hessp=lambda x, v: h(x) @ v, bounds=(low, high)),
         "conjugate_gradient": lambda c: solve.conjugate_gradient(c, x0, jac=g, bounds=(low, high)),
         "lbfgs": lambda c: solve.lbfgs(c, x0, jac=g, bounds=(low, high)),
         "L-BFGS-B": lambda c: optimize.minimize(c, x0, jac=g, method="L-BFGS-B", bounds=box, options=tight["L-BFGS-B"]),
