@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +145,34 @@ def test_loops() -> None:
         assert same_bits(np.asarray(a), np.asarray(b))
 
 
+def test_many_params() -> None:
+    """One call of more arrays than XLA compiles fast, unless it has side effects; those must not forbid anything."""
+    shapes = [(k % 5, 3) for k in range(60)]
+    made = adaptk.jax.prodigy(1.0, d0=0.01)
+    host = arrays(0, shapes)
+    opt = adaptk.Prodigy(host, lr=1.0, d0=0.01)
+    first = [jnp.array(p) for p in host]
+    start = made.init(first)
+    text = jax.jit(made.apply).lower(first, first, start).as_text()
+    assert text.count("custom_call @adaptk_step") == 1
+    assert ("has_side_effect = true" in text) == (jax.device_count() == 1)
+    grads = [arrays(1 + t, shapes) for t in range(3)]
+    stacked = [jnp.stack(g) for g in zip(*grads, strict=True)]
+
+    def steps(params: Any, state: Any, gradients: Any) -> Any:
+        return jax.lax.scan(lambda c, g: (made.apply(c[0], g, c[1]), None), (params, state), gradients)[0]
+
+    params, state = jax.jit(steps)(first, start, stacked)
+    batched = jax.vmap(steps, in_axes=(None, None, 0))(first, start, [jnp.stack([g, 2 * g]) for g in stacked])
+    kept = jax.jit(jax.checkpoint(steps))(first, start, stacked)
+    for g in grads:
+        opt.step(g)
+    check(params, state, host, opt)
+    for x, y, z in zip(*(jax.tree.leaves(t) for t in ((params, state), batched, kept)), strict=True):
+        assert same_bits(np.asarray(x), np.asarray(y[0]))
+        assert same_bits(np.asarray(x), np.asarray(z))
+
+
 def test_members_of_a_batch_have_sums_of_their_own() -> None:
     made = adaptk.jax.dog(0.5, weight_decay=0.1, mask=[True, False, True, True, False])
     members = [[jnp.array(p) for p in arrays(k)] for k in range(3)]
@@ -248,3 +278,44 @@ def test_the_state_goes_through_files() -> None:
     a, b = (jax.jit(made.apply)(p, p, s) for p, s in ((params, state), (again, restored)))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert same_bits(np.asarray(x), np.asarray(y))
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, adaptk.jax
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+assert len(jax.devices()) == 4
+rng = np.random.default_rng(0)
+shapes = [(8, 5), (4,), (12,)]
+host, *grads = [[rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(4)]
+mesh = jax.sharding.Mesh(np.array(jax.devices()), "d")
+cut = lambda x: jax.device_put(x, NamedSharding(mesh, P("d")))
+for name in NAMES:
+    made = getattr(adaptk.jax, name)(0.5)
+    found = []
+    for put in (jnp.asarray, cut):
+        apply = jax.jit(made.apply)
+        p = [put(x) for x in host]
+        s = made.init(p)
+        for g in grads:
+            p, s = apply(p, [put(x) for x in g], s)
+        found.append([np.asarray(x).tobytes() for x in jax.tree.leaves((p, s))])
+    whole = jax.shard_map(made.apply, mesh=mesh, in_specs=P(), out_specs=P())
+    p = [jnp.asarray(x) for x in host]
+    s = made.init(p)
+    for g in grads:
+        p, s = jax.jit(whole)(p, [jnp.asarray(x) for x in g], s)
+    found.append([np.asarray(x).tobytes() for x in jax.tree.leaves((p, s))])
+    assert found[0] == found[1] == found[2], name
+print("same bits")
+"""
+
+
+@pytest.mark.full
+def test_several_devices() -> None:
+    """Params that are cut into parts under `jit`, or whole on every device: the bits of one device."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    program = f"NAMES = {[*NAMES, 'adafactor', 'lamb']}\n{DEVICES}"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "same bits\n", done.stderr[-3000:]

@@ -193,11 +193,15 @@ def _alike(arrays: Sequence[Any]) -> list[Any]:
 def _call_unpartitioned(fixed: _Fixed, layout: _Layout, kept: list[Any], others: list[Any]) -> list[Any]:
     """All of `kept` after a step; `others` are gradients, the step number and hyperparameters."""
     operands = _alike([*kept, *others])
+    # Only rules that reduce over all params have calls of more than _MAX_KEPT arrays. XLA does not try to fuse what has
+    # side effects, and the trials take a time that grows with the cube of the number of arrays. For several devices it
+    # refuses side effects without a sharding.
     call = jax.ffi.ffi_call(
         _TARGET,
         [jax.typeof(x) for x in operands[: len(kept)]],
         vmap_method="broadcast_all",
         input_output_aliases={i: i for i in range(len(kept))},
+        has_side_effect=len(kept) > _MAX_KEPT and jax.device_count() == 1,
     )
     return list(
         call(
