@@ -326,6 +326,23 @@ void linear() {
 }
 
 // The trust region's step solves (H + lambda I) p = -g with lambda >= max(0, -lambda_min), and has the reported length.
+// Elements whose squares overflow or underflow.
+template <class T> void norms() {
+    using Limits = std::numeric_limits<T>;
+    Vector<T> v(2);
+    for (const T s : {Limits::max() / 8, Limits::min(), 16 * Limits::denorm_min(), T(1)}) {
+        v << 3 * s, 4 * s;
+        CHECK_THAT(std::abs(norm(v) - 5 * s) <= 4 * epsilon<T> * (5 * s), "5 times %g: %g", double(s), double(norm(v)));
+    }
+    v << Limits::infinity(), T(1);
+    CHECK(norm(v) == Limits::infinity());
+    v << Limits::infinity(), Limits::quiet_NaN();
+    CHECK(std::isnan(norm(v)));
+    v.setZero();
+    CHECK(norm(v) == 0);
+    CHECK(norm(Vector<T>()) == 0);
+}
+
 void trust_region() {
     std::mt19937 random(5);
     std::normal_distribution<double> normal;
@@ -409,9 +426,11 @@ int main() {
     minimisers<float>();
     least_squares<float>();
     bounds<float>();
+    norms<float>();
 #endif
     failing_functions();
     linear();
+    norms<double>();
     trust_region();
     shortest_step();
     return finish();
