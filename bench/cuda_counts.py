@@ -300,6 +300,7 @@ class Wanted:
     exchanges: int = 0  # words between pairs of lanes
     scales: int = 0  # numbers that one lane passes to others
     draws: int = 0  # draws of random bits
+    known: bool = False  # formats that the kernel was compiled for: it reads none from the tables
 
 
 # The first multiplication of a draw, and the number of 8-bit codes that one draw is used for (adaptk/rounding.hpp).
@@ -307,22 +308,45 @@ DRAW = "0x7feb352d"
 CODES_PER_DRAW = 4
 
 
+# In the tables, the formats of a tensor's buffers.
+FORMAT_BYTES = re.compile(r"\+0x4[9a-e]\]")
+
+
+def loops_that_store(kernel: Kernel) -> dict[int, set[int]]:
+    """For the place of each first instruction, the places of the jumps back to it."""
+    at = {i.address: n for n, i in enumerate(kernel.sass)}
+    store = [i.address for i in kernel.sass if i.base == "STG"]
+    loops: dict[int, set[int]] = {}
+    for n, i in enumerate(kernel.sass):
+        if i.base == "BRA" and i.target in at and i.target < i.address:
+            if any(i.target < s < i.address for s in store):
+                loops.setdefault(at[i.target], set()).add(n)
+    return loops
+
+
 def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
-    """The shortest path around the loop over tiles with these instructions.
+    """The shortest path around a loop over tiles with these instructions.
 
     It is the path of a full tile, without the slow paths of division and root and without coupled decay.
     """
+    loops = loops_that_store(kernel)
+    if not loops:
+        return None
+    if not wanted.known:
+        head = min(loops)
+        return shortest_way_around(kernel, wanted, head, loops[head])
+    # The loop over the tiles of a tensor with these formats is inside the one over all tiles, and behind other code.
+    for head in sorted(loops, reverse=True):
+        if way := shortest_way_around(kernel, wanted, head, loops[head]):
+            return way
+    return None
+
+
+def shortest_way_around(kernel: Kernel, wanted: Wanted, head: int, ends: Collection[int]) -> Way | None:
     limits = (wanted.loads, wanted.stores, wanted.short, wanted.short, wanted.exchanges, wanted.scales, wanted.draws)
     code = kernel.sass
     at = {i.address: n for n, i in enumerate(code)}
-    store = [i.address for i in code if i.base == "STG"]
-    jumps = [(i.target, n) for n, i in enumerate(code) if i.base == "BRA" and i.target in at and i.target < i.address]
-    loops = [(target, n) for target, n in jumps if any(target < s < code[n].address for s in store)]
-    if not loops:
-        return None
-    head = min(target for target, _ in loops)
-    ends = {n for target, n in loops if target == head}
-    start: tuple[int, ...] = (at[head], *[0] * len(limits))
+    start: tuple[int, ...] = (head, *[0] * len(limits))
     queue: list[tuple[int, tuple[int, ...]]] = [(0, start)]
     before: dict[tuple[int, ...], tuple[int, ...] | None] = {start: None}
     best = {start: 0}
@@ -332,6 +356,8 @@ def shortest_way(kernel: Kernel, wanted: Wanted) -> Way | None:
             continue
         n, *seen = state
         i = code[n]
+        if wanted.known and i.opcode == "LD.E.U8" and FORMAT_BYTES.search(i.operands):
+            continue
         is_load, is_store = i.base == "LDG", i.base == "STG"
         vector, short = ".128" in i.opcode, i.is_short_vector
         met = (is_load and vector, is_store and vector, is_load and short, is_store and short)
@@ -491,7 +517,7 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
         if s > 0:
             # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
-            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws)
+            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=drawn > 0)
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
 
 

@@ -155,8 +155,8 @@ ADAPTK_DEVICE void for_elements(const MeasureLaunch& launch, std::int64_t from, 
             T g[per_lane];
             T s[buffers][per_lane];
             if constexpr (Stored) {
-                load_stored_tile<T, M::own>(p, g, s, t, other, launch.sides != nullptr ? launch.sides + i : nullptr, at,
-                                            place);
+                load_stored_tile<T, M::own>(p, g, s, t, other, TableFormats<M, T, decltype(other)>{t, other},
+                                            launch.sides != nullptr ? launch.sides + i : nullptr, at, place);
             } else {
                 load_direct_tile<M>(p, g, s, t, other, at, place);
             }

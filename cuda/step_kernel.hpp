@@ -156,13 +156,67 @@ template <class R, class T> struct SecondBuffer {
     using Formats = GradientFormats;
 };
 
+// The formats of a tensor's buffers, as the tables have them.
+template <class R, class T, class Other> struct TableFormats {
+    using Params = typename Computes<T>::Params;
+    using Second = typename SecondBuffer<R, T>::Formats;
+    const Tensor& t;
+    const Other& other;
+    ADAPTK_DEVICE std::uint8_t operator()(int b) const { return format_of(t, other, b); }
+};
+
+// All states in 8 bits, in the formats that "8bit" chooses, with params and gradients in float32 or bfloat16. The
+// formats of states are known when the kernel is compiled: with those of the tables, a third of a step's instructions
+// choose what to do. Only for rules with a second moment: those without have few instructions for their bytes.
+template <class R, class T> struct EightBitStates {
+    using Params = FormatList<Float32, BFloat16>;
+    using Second = Params;
+    static constexpr int states = int(state_count<R>);
+    static constexpr std::uint64_t all_nonnegative() {
+        std::uint64_t found = 0;
+        if constexpr (requires { R::states[0].nonnegative; })
+            for (int i = 0; i < states; ++i) found |= std::uint64_t(R::states[std::size_t(i)].nonnegative) << i;
+        return found;
+    }
+    static constexpr std::uint64_t nonnegative = all_nonnegative();
+    static constexpr bool exist = std::is_same_v<T, float> && states > 0 &&
+                                  states <= int(table_states) && nonnegative != 0 && !has_lines<R>;
+    ADAPTK_HD static constexpr std::uint8_t of_state(int i) {
+        return ((nonnegative >> i) & 1u) != 0 ? number_of<LogarithmicStochastic8> : number_of<Linear8>;
+    }
+
+    const Tensor& t;
+    ADAPTK_DEVICE std::uint8_t operator()(int b) const { return b < 2 ? t.format[b] : of_state(b - 2); }
+
+    // Words of a tensor's table entry: what is asked for, and of which bytes.
+    ADAPTK_HD static constexpr std::uint64_t word() {
+        std::uint64_t w = 1;  // aligned
+        for (int i = 0; i < states; ++i) w |= std::uint64_t(of_state(i)) << (8 * (i + 3));
+        return w;
+    }
+    ADAPTK_HD static constexpr std::uint64_t mask() {
+        std::uint64_t m = 0xff;
+        for (int i = 0; i < states; ++i) m |= std::uint64_t{0xff} << (8 * (i + 3));
+        return m;
+    }
+    // Whether an aligned tensor has these formats.
+    ADAPTK_DEVICE static bool are_of(const Tensor& t) {
+        constexpr std::uint64_t wanted = word(), asked = mask();
+        std::uint64_t found = 0;
+        __builtin_memcpy(&found, reinterpret_cast<const std::byte*>(&t) + offsetof(Tensor, aligned), sizeof found);
+        return (found & asked) == wanted && is_one_of(Params{}, t.format[0]) && is_one_of(Second{}, t.format[1]);
+    }
+};
+
 // What a lane needs of a tile: the param, what takes the place of the gradient, and the states. `side`: for formats
 // with scales or lost bits; without any, null.
-template <class T, int States, class Second = GradientFormats, class Other, std::size_t N>
+template <class T, int States, class FormatOf, class Other, std::size_t N>
 ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N][per_lane], const Tensor& t,
-                                    const Other& other, const Side* side, std::int64_t first, const Place& place) {
+                                    const Other& other, const FormatOf& format, const Side* side, std::int64_t first,
+                                    const Place& place) {
     constexpr int n = States > 0 ? States : 1;
-    using Params = typename Computes<T>::Params;
+    using Params = typename FormatOf::Params;
+    using Second = typename FormatOf::Second;
     using OfStates = typename Computes<T>::States;
     Vector of_p[vectors<T>];
     Vector of_g[vectors<T>];
@@ -170,55 +224,50 @@ ADAPTK_DEVICE void load_stored_tile(T (&p)[per_lane], T (&g)[per_lane], T (&s)[N
     const auto scale_of = [&](int b, auto formats) {
         float scale = 0.0f;
         if (side == nullptr) return scale;
-        with_format(formats, format_of(t, other, b),
+        with_format(formats, format(b),
                     [&]<class F>(Tag<F>) { scale = load_scale<F>(beside_of(side, other, b), first, place); });
         return scale;
     };
     float scale[2 + n] = {0.0f, scale_of(1, Second{})};
 #pragma unroll
     for (int i = 0; i < States; ++i) scale[2 + i] = scale_of(2 + i, OfStates{});
-    load<T, Params>(of_p, t.buffer[0], bytes_of(t.format[0]), first, place);
-    load<T, Second>(of_g, t.buffer[1], bytes_of(t.format[1]), first, place);
+    load<T, Params>(of_p, t.buffer[0], bytes_of(format(0)), first, place);
+    load<T, Second>(of_g, t.buffer[1], bytes_of(format(1)), first, place);
 #pragma unroll
     for (int i = 0; i < States; ++i)
-        load<T, OfStates>(of_s[i], buffer_of(t, other, 2 + i), bytes_of(format_of(t, other, 2 + i)), first, place);
+        load<T, OfStates>(of_s[i], buffer_of(t, other, 2 + i), bytes_of(format(2 + i)), first, place);
     const auto beside = [&](int b) {
         return Beside{side == nullptr ? nullptr : beside_of(side, other, b), first, place};
     };
-    unpack<Params>(p, of_p, t.format[0], 0.0f, place.lane, beside(0));
-    unpack<Second>(g, of_g, t.format[1], scale[1], place.lane, beside(1));
+    unpack<Params>(p, of_p, format(0), 0.0f, place.lane, beside(0));
+    unpack<Second>(g, of_g, format(1), scale[1], place.lane, beside(1));
 #pragma unroll
-    for (int i = 0; i < States; ++i)
-        unpack<OfStates>(s[i], of_s[i], format_of(t, other, 2 + i), scale[2 + i], place.lane);
+    for (int i = 0; i < States; ++i) unpack<OfStates>(s[i], of_s[i], format(2 + i), scale[2 + i], place.lane);
 }
 
 // `key`: for formats with random bits; without any, 0.
-template <class R, class T, class Other>
+template <class R, class T, class Other, class FormatOf>
 ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor& t, const Other& other,
-                                   const LineTensor* lines, const Side* side, std::uint64_t key, std::int64_t first,
-                                   int lane) {
+                                   const FormatOf& format, const LineTensor* lines, const Side* side, std::uint64_t key,
+                                   std::int64_t first, const Place& place) {
     constexpr int states = int(state_count<R>);
     constexpr int n = states > 0 ? states : 1;
-    using Params = typename Computes<T>::Params;
+    using Params = typename FormatOf::Params;
     using States = typename Computes<T>::States;
-    const std::int64_t rest = t.size - first;
-    const int left = rest < tile ? int(rest) : tile;
-    // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
-    const Place place{lane, left, left + int(t.aligned) > tile};
     T p[per_lane];
     T g[per_lane];
     T s[n][per_lane];
-    load_stored_tile<T, states, typename SecondBuffer<R, T>::Formats>(p, g, s, t, other, side, first, place);
-    update<R>(c, lines_of_tile<R, T>(lines, first, lane, left, Layout::stored), p, g, s,
+    load_stored_tile<T, states>(p, g, s, t, other, format, side, first, place);
+    update<R>(c, lines_of_tile<R, T>(lines, first, place.lane, place.left, Layout::stored), p, g, s,
               std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0, 0};
         return StateSide{beside_of(side, other, b), buffer_key(key, side->number, std::uint32_t(b)), side->first};
     };
-    store<Params>(p, t.buffer[0], t.format[0], side_of(0), first, place);
+    store<Params>(p, t.buffer[0], format(0), side_of(0), first, place);
 #pragma unroll
     for (int i = 0; i < states; ++i)
-        store<States>(s[i], buffer_of(t, other, 2 + i), format_of(t, other, 2 + i), side_of(2 + i), first, place);
+        store<States>(s[i], buffer_of(t, other, 2 + i), format(2 + i), side_of(2 + i), first, place);
 }
 
 // The tensor that a tile belongs to: the last one whose first tile is not behind it. Not before tensor i.
@@ -236,8 +285,11 @@ ADAPTK_DEVICE std::uint32_t find_tensor(const Tensor* tensors, std::uint32_t cou
     return i;
 }
 
-// Calls run(coefficients, tensor, its number, first element) for each tile that is a warp's turn.
-template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLaunch& launch, const Run& run) {
+// Calls run(coefficients, tensor, its number, first element) for each tile that is a warp's turn. Of each tensor whose
+// tiles begin, run_all(coefficients, tensor, its number, tile, stride) may do some before, and returns the first that
+// is left.
+template <class R, class T, class Run, class RunAll>
+ADAPTK_DEVICE void for_tiles(const StepLaunch& launch, const Run& run, const RunAll& run_all) {
     if (launch.control != nullptr && launch.control->skip != 0) return;
     const auto* tensors =
         launch.tensors != nullptr ? launch.tensors : reinterpret_cast<const Tensor*>(launch.inside + launch.tensors_at);
@@ -247,34 +299,69 @@ template <class R, class T, class Run> ADAPTK_DEVICE void for_tiles(const StepLa
     std::uint32_t i = 0;
     std::int64_t end = 0;  // the first tile behind the tensor
     const Tensor* t = tensors;
-    for (std::int64_t at = std::int64_t(blockIdx.x) * warps_per_block + threadIdx.x / warp; at < launch.tiles;
-         at += stride) {
+    std::int64_t at = std::int64_t(blockIdx.x) * warps_per_block + threadIdx.x / warp;
+    while (at < launch.tiles) {
         if (at >= end) {
             i = find_tensor(tensors, launch.count, i, at);
             t = tensors + i;
             end = i + 1 < launch.count ? tensors[i + 1].first_tile : launch.tiles;
+            at = run_all(coefficients[t->coefficients], *t, i, at, stride);
+            if (at >= end) continue;
         }
         run(coefficients[t->coefficients], *t, i, (at - t->first_tile) * tile);
+        at += stride;
     }
 }
 
 // The kernels' bodies, which have other names where they are compiled at run time.
 template <class R, class T> ADAPTK_DEVICE void step_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
-    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
+    const auto run = [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
         run_direct_tile<R, T>(c, t, other_states_of<state_count<R>>(t, nullptr, launch.count, i),
                               lines_of<R>(launch.lines, i), first, lane, std::make_index_sequence<state_count<R>>{});
-    });
+    };
+    for_tiles<R, T>(launch, run,
+                    [](const auto&, const Tensor&, std::uint32_t, std::int64_t at, std::int64_t) { return at; });
+}
+
+// The full tiles of a tensor with states in 8 bits, from `at` on. Its pointers, keys and coefficients are copied before
+// the first store: the compiler would load them anew behind each.
+template <class R>
+ADAPTK_DEVICE std::int64_t step_eight_bit_tiles(const StepCoefficients<R, float> c, const Tensor& table,
+                                                const Side side, std::uint64_t key, std::int64_t at,
+                                                std::int64_t stride) {
+    const Tensor t = table;
+    const Place place{int(threadIdx.x % warp), tile, true};
+    const std::int64_t step = stride * tile;
+    std::int64_t first = (at - table.first_tile) * tile;
+    for (; first <= t.size - tile; first += step)
+        run_stored_tile<R, float>(c, t, NoOtherStates{}, EightBitStates<R, float>{t}, nullptr, &side, key, first,
+                                  place);
+    return table.first_tile + first / tile;
 }
 
 template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunch& launch) {
     const int lane = int(threadIdx.x % warp);
-    for_tiles<R, T>(launch, [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
+    const auto key_of = [&](const Tensor& t) {
+        return launch.keys != nullptr ? launch.keys[t.coefficients] : std::uint64_t{0};
+    };
+    const auto run = [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t first) {
         const Side* const side = launch.sides != nullptr ? launch.sides + i : nullptr;
-        const std::uint64_t key = launch.keys != nullptr ? launch.keys[t.coefficients] : 0;
-        run_stored_tile<R, T>(c, t, other_states_of<state_count<R>>(t, launch.sides, launch.count, i),
-                              lines_of<R>(launch.lines, i), side, key, first, lane);
-    });
+        const auto other = other_states_of<state_count<R>>(t, launch.sides, launch.count, i);
+        const std::int64_t rest = t.size - first;
+        const int left = rest < tile ? int(rest) : tile;
+        // One comparison, for a whole tile that is aligned: of two the compiler makes branches in branches.
+        run_stored_tile<R, T>(c, t, other, TableFormats<R, T, decltype(other)>{t, other}, lines_of<R>(launch.lines, i),
+                              side, key_of(t), first, Place{lane, left, left + int(t.aligned) > tile});
+    };
+    const auto run_all = [&](const StepCoefficients<R, T>& c, const Tensor& t, std::uint32_t i, std::int64_t at,
+                             std::int64_t stride) {
+        if constexpr (EightBitStates<R, T>::exist)
+            if (EightBitStates<R, T>::are_of(t))
+                return step_eight_bit_tiles<R>(c, t, launch.sides[i], key_of(t), at, stride);
+        return at;
+    };
+    for_tiles<R, T>(launch, run, run_all);
 }
 
 template <class R, class T>

@@ -283,6 +283,20 @@ template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unuse
     }
 }
 
+// Formats of a byte with a code for what is not finite: most blocks have none, and are decoded and encoded without
+// asking each element.
+template <class F> inline constexpr bool has_finite_blocks = false;
+template <> inline constexpr bool has_finite_blocks<Linear8> = true;
+template <> inline constexpr bool has_finite_blocks<LogarithmicStochastic8> = true;
+template <> inline constexpr bool has_finite_blocks<LogarithmicNearest8> = true;
+
+// Whether any of the four codes of a word is that of what is not finite. A byte of `z` is zero if so, and then the
+// subtraction sets a highest bit that was not set (Warren, Hacker's Delight, section 6-1).
+template <class F> ADAPTK_DEVICE bool any_not_finite(std::uint32_t word) {
+    const std::uint32_t z = word ^ ((F::not_finite & 0xffu) * 0x01010101u);
+    return ((z - 0x01010101u) & ~z & 0x80808080u) != 0;
+}
+
 // Lanes that share a block.
 template <class F> inline constexpr int lanes_of = int(F::block) / per_lane;
 
@@ -350,6 +364,14 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::
             } else {
                 float all = 0.0f;
                 if constexpr (BlockFormat<F>) all = __shfl_sync(0xffffffffu, scale, lane / lanes_of<F> * lanes_of<F>);
+                if constexpr (has_finite_blocks<F>) {
+                    if (!any_not_finite<F>(w.word[0]) && !any_not_finite<F>(w.word[1])) {
+#pragma unroll
+                        for (int k = 0; k < per_lane; ++k)
+                            x[k] = F::template decode<OneLane, true>(stored_code<F>(w, k), all);
+                        return;
+                    }
+                }
 #pragma unroll
                 for (int k = 0; k < per_lane; ++k) x[k] = T(decoded<F>(stored_code<F>(w, k), all));
             }
@@ -357,16 +379,19 @@ ADAPTK_DEVICE void unpack(T (&x)[per_lane], const Vector (&v)[vectors<T>], std::
     }
 }
 
-// Codes of the lane's elements, as words.
-template <class E, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
+// Codes of the lane's elements, as words. Codes are the last bytes of what code(k) is, or of those of one byte the
+// one with number `Byte`.
+template <class E, int Byte = 0, class Code> ADAPTK_DEVICE Vector packed(const Code& code) {
     Vector w = {};
+    if constexpr (sizeof(E) == 2) {
 #pragma unroll
-    for (int k = 0; k < per_lane; ++k) {
-        if constexpr (sizeof(E) == 2) {
-            w.word[k / 2] |= (code(k) & 0xffffu) << (16 * (k % 2));
-        } else {
-            w.word[k / 4] |= (code(k) & 0xffu) << (8 * (k % 4));
-        }
+        for (int k = 0; k < per_lane; k += 2) w.word[k / 2] = __byte_perm(code(k), code(k + 1), 0x5410);
+    } else {
+        constexpr unsigned both = unsigned(Byte) | (unsigned(Byte) + 4) << 4;
+#pragma unroll
+        for (int k = 0; k < per_lane; k += 4)
+            w.word[k / 4] = __byte_perm(__byte_perm(code(k), code(k + 1), both),
+                                        __byte_perm(code(k + 2), code(k + 3), both), 0x5410);
     }
     return w;
 }
@@ -403,6 +428,12 @@ template <class F> struct Randomness {
         counter = draw_counter<bits>(of_pair);
         if constexpr (anywhere) within = std::uint32_t(of_pair) % n;
     }
+    // All bits of the draw that serves element k.
+    ADAPTK_DEVICE std::uint32_t word(int lane, int k) const {
+        // Elements that share a draw lie in one vector: the compiler computes it once.
+        const int in_pair = element_at<float>(lane, k - k % n) % 16;
+        return draw(draws, counter + std::uint32_t(in_pair / n));
+    }
     ADAPTK_DEVICE std::uint32_t operator()(int lane, int k) const {
         if constexpr (anywhere) {
             if (within != 0) {
@@ -410,9 +441,7 @@ template <class F> struct Randomness {
                 return (draw(draws, counter + at / n) >> (at % n * bits)) & mask;
             }
         }
-        // Elements that share a draw lie in one vector: the compiler computes it once.
-        const int in_pair = element_at<float>(lane, k - k % n) % 16;
-        return (draw(draws, counter + std::uint32_t(in_pair / n)) >> (k % n * bits)) & mask;
+        return (word(lane, k) >> (k % n * bits)) & mask;
     }
     static_assert(vector_size<float> % n == 0);
 };
@@ -440,6 +469,38 @@ template <class F> ADAPTK_DEVICE float largest_finite(const float (&x)[per_lane]
     return from_bits(most);
 }
 
+// The largest magnitude of the block, as bits; of more than 0x7f7fffff if not all of its elements are finite.
+template <class F> ADAPTK_DEVICE std::uint32_t largest_bits(const float (&x)[per_lane]) {
+    std::uint32_t most = 0;
+#pragma unroll
+    for (int k = 0; k < per_lane; ++k) most = max(most, to_bits(x[k]) & 0x7fffffffu);
+#pragma unroll
+    for (int w = 1; w < lanes_of<F>; w *= 2) most = max(most, __shfl_xor_sync(0xffffffffu, most, w));
+    return most;
+}
+
+template <class F> inline constexpr bool draws_bytes = random_bits_of<F>() == 8;
+
+// Of the smallest scale that elements can be divided by as they are.
+template <class F> inline constexpr std::uint32_t least_bits = std::bit_cast<std::uint32_t>(F::least_scale);
+
+// Codes of finite elements, with a factor of a scale that is not zero.
+template <class F>
+ADAPTK_DEVICE Vector finite_codes(const float (&x)[per_lane], float factor, const RandomnessOf<F>& random, int lane) {
+    using E = typename F::Element;
+    if constexpr (requires { F::summand_above; }) {
+        return packed<E, 3>([&](int k) {
+            std::uint32_t added = F::summand_above;
+            if constexpr (draws_bytes<F>) {
+                added = __byte_perm(random.word(lane, k), added, 0x7054u | unsigned(k % 4) << 8);
+            }
+            return F::template encode_above<OneLane>(x[k], factor, added);
+        });
+    } else {
+        return packed<E>([&](int k) { return F::template encode<OneLane, true>(x[k], factor, 0u); });
+    }
+}
+
 // The scale of the block that a lane's elements are in.
 template <class F> ADAPTK_DEVICE float* scale_at(void* scales, std::int64_t first, const Place& place) {
     return static_cast<float*>(scales) + (first + 16 * (place.lane / 2)) / std::int64_t(F::block);
@@ -465,6 +526,17 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
         float y[per_lane];
 #pragma unroll
         for (int k = 0; k < per_lane; ++k) y[k] = element_at<float>(lane, k) < place.left ? x[k] : 0.0f;
+        const bool writes_scale = lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left;
+        const RandomnessOf<F> random(side, first, lane);
+        if constexpr (has_finite_blocks<F>) {
+            // Decided by all lanes of the warp together, because what follows exchanges words between them.
+            const std::uint32_t most = largest_bits<F>(y);
+            if (__all_sync(0xffffffffu, most - least_bits<F> < 0x7f800000u - least_bits<F>)) {
+                const float scale = from_bits(most);
+                if (writes_scale) __stcg(scale_at<F>(side.of_buffer, first, place), scale);
+                return finite_codes<F>(y, F::factor_of_positive(scale), random, lane);
+            }
+        }
         const float largest = largest_finite<F>(y), scale = scale_of<F>(largest);
         float lifted = scale;
         if constexpr (F::least_scale > 0.0f) {
@@ -474,10 +546,8 @@ ADAPTK_DEVICE Vector encoded(const float (&x)[per_lane], const StateSide& side, 
                 for (int k = 0; k < per_lane; ++k) y[k] = y[k] * scale_lift;
             }
         }
-        if (lane % lanes_of<F> == 0 && 16 * (lane / 2) < place.left)
-            __stcg(scale_at<F>(side.of_buffer, first, place), scale);
+        if (writes_scale) __stcg(scale_at<F>(side.of_buffer, first, place), scale);
         const float factor = F::factor(lifted);
-        const RandomnessOf<F> random(side, first, lane);
         const auto code = [&](int k) { return F::template encode<OneLane>(y[k], factor, random(lane, k)); };
         if constexpr (element_bytes<F> == 0) {
             return packed_in_halves(code);

@@ -23,11 +23,13 @@ inline constexpr std::int64_t leaf_elements = 8192;
 struct alignas(16) Tensor {
     void* buffer[table_buffers];
     std::int64_t size;
-    std::int64_t first_tile;             // tiles of the tensors before it
-    std::uint32_t coefficients;          // which are its own
-    std::uint8_t aligned;                // every buffer lies on a multiple of 16 bytes
+    std::int64_t first_tile;     // tiles of the tensors before it
+    std::uint32_t coefficients;  // which are its own
+    // One word, which kernels compare as a whole (EightBitStates).
+    alignas(8) std::uint8_t aligned;     // every buffer lies on a multiple of 16 bytes
     std::uint8_t format[table_buffers];  // by the numbers of detail::Format
 };
+static_assert(sizeof(std::uint8_t) * (1 + table_buffers) <= sizeof(std::uint64_t));
 
 // What lies beside the buffers of one parameter, if any of them has a format with scales, lost bits or random bits.
 struct Side {

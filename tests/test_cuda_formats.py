@@ -88,6 +88,56 @@ def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
     )
 
 
+COMBINATIONS = [(p, g) for p in ("float32", "bfloat16") for g in ("float32", "bfloat16")]
+
+
+def awkward_blocks(size: int, rng: np.random.Generator) -> Array:
+    """Gradients with finite, zero, tiny, huge and infinite blocks of 128, and some with NaN: neighbors differ."""
+    scales = np.array([1.0, 0.0, 1e-33, 1e19, np.inf, 1.0, np.nan, 1e-20], np.float32)
+    blocks = [rng.normal(size=128).astype(np.float32) for _ in range(-(-size // 128))]
+    for i, block in enumerate(blocks):
+        scale = scales[i % len(scales)]
+        if np.isfinite(scale):
+            block *= scale
+        else:
+            block[i % 128] = scale
+    return np.concatenate(blocks)[:size]
+
+
+@pytest.mark.skipif("bfloat16" not in FLOATS, reason="NumPy's bfloat16 is in ml_dtypes")
+@pytest.mark.parametrize("rule", ["adam", "amsgrad", "adan", "adagrad", "yogi"])
+@pytest.mark.parametrize(("param", "grad"), COMBINATIONS)
+def test_states_in_8_bits(device: Library, rule: str, param: str, grad: str) -> None:
+    """With these formats, kernels know those of the states when they are compiled. Blocks with codes or values that are
+    not finite, that are zero, or are too small to be divided by, stand beside others in one warp; the launch has
+    tensors in other formats too, which the same warps step."""
+    rng = np.random.default_rng(11)
+    sizes, kinds = (4096 + 77, 256, 2048, 300), [["8bit"] * 3 + ["float32"], ["8bit"] * 4]
+    for of_tensors in kinds:
+        params = [rng.normal(size=n).astype(FLOATS[param]) for n in sizes]
+        states: list[list[Any]] = [[] for _ in RULES[rule].states]
+        for n, kind in zip(sizes, of_tensors, strict=True):
+            for made, s in zip(states, RULES[rule].states, strict=True):
+                x = rng.normal(size=n).astype(np.float32)
+                if kind == "float32":
+                    made.append(np.abs(x) if s.nonnegative else x)
+                    continue
+                of = formats.quantize(np.abs(x) if s.nonnegative else x, "uint8" if s.nonnegative else "int8", seed=1)
+                of.data[rng.integers(0, n, n // 200)] = 255 if s.nonnegative else -128
+                made.append(of)
+        params_there = [device.put(p) for p in params]
+        states_there = [[put(device, s) for s in of_all] for of_all in states]
+        for step in (3, 4):
+            grads = [awkward_blocks(n, rng).astype(FLOATS[grad]) for n in sizes]
+            options = {"step": step, "seed": 5}
+            getattr(adaptk.ops, rule)(params_there, [device.put(g) for g in grads], *states_there, **options)
+            getattr(adaptk.ops, rule)(params, grads, *states, **options)
+            for i, p in enumerate(params):
+                assert_equal(device.get(params_there[i]), p, f"param {i}")
+                for k, of_all in enumerate(states):
+                    assert_same(device, states_there[k][i], of_all[i], f"state {k} of {i}")
+
+
 CHOICES: list[Any] = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "4bit"]
 CHOICES += [{"exp_avg": "8bit", "exp_avg_sq": "float16"}]
 

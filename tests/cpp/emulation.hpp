@@ -317,6 +317,25 @@ template <class T> T __shfl_sync(unsigned mask, T x, int from) {
     return adaptk::cuda::emulation::block.shuffle(mask, x, unsigned(from), 64);
 }
 
+inline int __all_sync(unsigned mask, int x) {
+    bool all = true;
+    for (int from = 0; from < 32; ++from) {
+        const bool theirs = __shfl_sync(mask, int(x != 0), from) != 0;
+        all = all && theirs;
+    }
+    return int(all);
+}
+
+// The bytes of both words are numbered 0 to 7, from the lowest of x; each digit of `which` chooses one.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
+    const std::uint64_t both = std::uint64_t(y) << 32 | x;
+    unsigned result = 0;
+    for (int i = 0; i < 4; ++i) result |= unsigned(both >> (8 * (which >> (4 * i) & 7u)) & 0xffu) << (8 * i);
+    return result;
+}
+
+inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
+
 inline double __hiloint2double(int high, int low) {
     const std::uint64_t bits = std::uint64_t(std::uint32_t(high)) << 32 | std::uint32_t(low);
     double x = 0.0;

@@ -34,7 +34,8 @@ struct Linear8 {
         if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
-    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 127.0f / scale; }
+    ADAPTK_HD static float factor_of_positive(float scale) { return 127.0f / scale; }
+    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : factor_of_positive(scale); }
     // Adding 1.5 * 2^23 leaves the nearest integer in the last bits.
     template <class L, bool Finite = false>
     ADAPTK_HD static typename L::U encode(typename L::F x, typename L::F factor, typename L::U) {
@@ -62,7 +63,8 @@ template <bool Stochastic> struct Logarithmic8 {
         if constexpr (Finite) return x;
         return L::real(L::select(code == L::all(not_finite), L::all(quiet_nan), L::bits(x)));
     }
-    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
+    ADAPTK_HD static float factor_of_positive(float scale) { return 1.0f / scale; }
+    ADAPTK_HD static float factor(float scale) { return scale == 0.0f ? 0.0f : factor_of_positive(scale); }
     // encode<L, true> with the summand for rounding as two arguments: `added`, which includes - smallest_bits, and
     // `more`.
     template <class L>
@@ -71,6 +73,16 @@ template <bool Stochastic> struct Logarithmic8 {
         const auto u = L::bits(x * factor);
         const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
         return (at_least + added + more) >> 20;
+    }
+    // encode<L, true> four bits further up: the code is the highest byte, so that instructions for bytes can take it.
+    // `added` is summand_above, with 8 random bits in its third byte, which is zero, if the rounding is stochastic.
+    static constexpr std::uint32_t summand_above = (Stochastic ? 0x8000u : 0x800000u) - (smallest_bits << 4);
+    static_assert(!Stochastic || ((summand_above >> 16) & 0xffu) == 0);
+    template <class L>
+    ADAPTK_HD static typename L::U encode_above(typename L::F x, typename L::F factor, typename L::U added) {
+        const auto u = L::bits(x * factor);
+        const auto at_least = typename L::U(L::larger(typename L::I(u), typename L::I(L::all(smallest_bits))));
+        return (at_least << 4) + added;
     }
     // Rounds by adding half of the last kept place, or 8 random bits and half of their last place. Negative numbers, as
     // integers, are below the smallest. Finite numbers are at most 1, since a float times its own reciprocal is within
