@@ -167,7 +167,7 @@ template <class R, class T, class Other> struct TableFormats {
 
 // All states in 8 bits, in the formats that "8bit" chooses, with params and gradients in float32 or bfloat16. The
 // formats of states are known when the kernel is compiled: with those of the tables, a third of a step's instructions
-// choose what to do. Only for rules with a second moment: those without have few instructions for their bytes.
+// choose what to do.
 template <class R, class T> struct EightBitStates {
     using Params = FormatList<Float32, BFloat16>;
     using Second = Params;
@@ -179,8 +179,8 @@ template <class R, class T> struct EightBitStates {
         return found;
     }
     static constexpr std::uint64_t nonnegative = all_nonnegative();
-    static constexpr bool exist = std::is_same_v<T, float> && states > 0 &&
-                                  states <= int(table_states) && nonnegative != 0 && !has_lines<R>;
+    static constexpr bool exist = requires { R::states[0].nonnegative; } && std::is_same_v<T, float> &&
+                                  states <= int(table_states) && !has_lines<R>;
     ADAPTK_HD static constexpr std::uint8_t of_state(int i) {
         return ((nonnegative >> i) & 1u) != 0 ? number_of<LogarithmicStochastic8> : number_of<Linear8>;
     }
