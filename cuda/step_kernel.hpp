@@ -179,7 +179,7 @@ template <class R, class T> struct EightBitStates {
         return found;
     }
     static constexpr std::uint64_t nonnegative = all_nonnegative();
-    static constexpr bool exist = requires { R::states[0].nonnegative; } && std::is_same_v<T, float> &&
+    static constexpr bool exist = requires { R::states[0].nonnegative; } && std::is_same_v<T, float> && states > 0 &&
                                   states <= int(table_states) && !has_lines<R>;
     ADAPTK_HD static constexpr std::uint8_t of_state(int i) {
         return ((nonnegative >> i) & 1u) != 0 ? number_of<LogarithmicStochastic8> : number_of<Linear8>;
