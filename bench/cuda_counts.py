@@ -500,6 +500,12 @@ def norm_figures(kernels: dict[str, Kernel], m: Machine) -> Iterator[Figures]:
         yield figures(kernel, types, width, width, ways[types], ways[types].count("DADD"), m)
 
 
+def row_wise_rules() -> set[str]:
+    from adaptk._registry import ROW_WISE
+
+    return {name.replace("_", "") for name in ROW_WISE}
+
+
 def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[str, Wanted, tuple[float, float, float]]]:
     """The types of (param, gradient, states), the instructions on their path, and their bytes.
 
@@ -517,7 +523,7 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
         if s > 0:
             # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
-            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=True)
+            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=kernel.rule not in row_wise_rules())
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
 
 
