@@ -318,9 +318,9 @@ def loops_that_store(kernel: Kernel) -> dict[int, set[int]]:
     store = [i.address for i in kernel.sass if i.base == "STG"]
     loops: dict[int, set[int]] = {}
     for n, i in enumerate(kernel.sass):
-        if i.base == "BRA" and i.target in at and i.target < i.address:
-            if any(i.target < s < i.address for s in store):
-                loops.setdefault(at[i.target], set()).add(n)
+        back = i.base == "BRA" and i.target in at and i.target < i.address
+        if back and any(i.target < s < i.address for s in store):
+            loops.setdefault(at[i.target], set()).add(n)
     return loops
 
 
@@ -523,7 +523,9 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
         if s > 0:
             # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
-            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=kernel.rule not in row_wise_rules())
+            wanted = Wanted(
+                4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=kernel.rule not in row_wise_rules()
+            )
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
 
 
