@@ -259,15 +259,31 @@ def steps_of_matrices(device: Library, rule: str, dtype: str, shapes: list[tuple
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("rule", "dtype"), [("adafactor", "float32"), ("sm3", "float64")])
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [
+        *[("adafactor", "float32"), ("sm3", "float64"), ("came", "float32"), ("adam_mini", "float64")],
+        *[("sm3", "float16"), ("adafactor", "bfloat16"), ("adam_mini", "bfloat16")],
+    ],
+)
 def test_rows_and_columns(device: Library, rule: str, dtype: str) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
     steps_of_matrices(device, rule, dtype, SHAPES)
 
 
 @needs_nvrtc
-def test_rows_and_columns_of_any_format(device: Library) -> None:
+@pytest.mark.parametrize("rule", ["sm3_momentum", "came"])
+def test_rows_and_columns_of_any_format(device: Library, rule: str) -> None:
     pytest.importorskip("ml_dtypes")
-    steps_of_matrices(device, "sm3_momentum", "float32", SHAPES[:3], state_dtype="8bit", seed=5)
+    steps_of_matrices(device, rule, "float32", SHAPES[:3], state_dtype="8bit", seed=5)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("rule", ["adafactor", "adam_mini"])
+def test_one_row_or_column(device: Library, rule: str) -> None:
+    """They are matrices, not vectors."""
+    steps_of_matrices(device, rule, "float32", [(1, 300), (300, 1), (3, 1, 4), (3, 4, 1), (1, 1)])
 
 
 @needs_nvrtc
