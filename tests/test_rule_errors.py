@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -22,8 +23,6 @@ def refused(match: str, function: Callable[..., Any], kind: type[Exception] = Ty
 
 def line_of(function: Callable[..., Any], text: str) -> str:
     """`test_rule_errors.py, line 12: `source``, of the line that has this text."""
-    import inspect
-
     lines, first = inspect.getsourcelines(function)
     (at,) = (i for i, line in enumerate(lines) if text in line)
     return re.escape(f"test_rule_errors.py, line {first + at}: `{lines[at].strip()}`: ")
@@ -156,10 +155,10 @@ def test_options() -> None:
         ({"name": "x" * 65}, ValueError, "at most 64"),
         ({"lr": "a"}, TypeError, "lr: expected a number"),
         ({"lr": -1.0}, ValueError, "lr: its default is out of its range"),
-        ({"lr": math.nan}, ValueError, "lr: its default is out of its range"),
+        ({"lr": math.nan}, ValueError, "lr: its default is nan, not in"),
         ({"maximize": True}, TypeError, "maximize: every rule has it"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay"),
-        ({"step": 1.0}, ValueError, "the name 'step' is taken"),
+        ({"step": 1.0}, ValueError, "step: a hyperparameter cannot be named like an argument"),
         ({"ranges": {"x": "[0, 1]"}}, ValueError, "ranges: 'x'"),
         ({"ranges": {"lr": "[0, 2]"}}, ValueError, r"'\[0, 2\]' is not one of"),
         ({"meanings": {"eps": "a"}}, ValueError, "meanings: 'eps'"),
@@ -234,3 +233,52 @@ def test_errors_of_the_function_propagate() -> None:
         return undefined_name  # noqa: F821
 
     refused("undefined_name", fails, NameError)
+
+
+def test_defaults_out_of_range() -> None:
+    def plain(p, g, h, t):
+        return p - h.lr * g
+
+    refused(r"^beta: its default is nan, not in \(-inf, inf\)$", plain, ValueError, beta=math.nan)
+    refused("^weight_decay: its default is nan", plain, ValueError, weight_decay=math.nan)
+    refused("^plain: lr: its default is out of its range$", plain, ValueError, lr=-1.0)
+    for what in ("name", "class_name", "summary", "source"):
+        refused(f"^{what}: expected a string, got int$", plain, **{what: 5})
+
+
+def test_states_said_to_be_nonnegative() -> None:
+    def kept(p, g, v, h, t):
+        return p - h.lr * g, v
+
+    refused(r"^states\['v'\]: starts as -1.0, and is named in", kept, ValueError, states={"v": -1.0}, nonnegative=["v"])
+    refused("^nonnegative: expected a list of states, got the string 'v'", kept, states={"v": 0.0}, nonnegative="v")
+
+
+def test_names_that_every_rule_has() -> None:
+    """A hyperparameter of the name of an option would leave a rule whose optimizer class cannot be made."""
+
+    def plain(p, g, h, t):
+        return p - h.lr * g
+
+    made = adaptk.rule(lr=0.1)(plain)
+    try:
+        names = {*inspect.signature(made.Optimizer).parameters, *inspect.signature(made).parameters}
+        for function in ("adaptk.torch", "adaptk.jax"):
+            try:
+                found = made.torch if function == "adaptk.torch" else made.jax
+            except ImportError:
+                continue
+            names |= {*inspect.signature(found).parameters}
+    finally:
+        made.unregister()
+    own = {"lr", "weight_decay", "decoupled", "maximize", "grad_scale", "args", "kwargs"}
+    assert {"state_dtype", "clip_norm"} <= names
+    for name in names - own:
+        refused(f"^{name}: a hyperparameter cannot be named like an argument", plain, ValueError, **{name: 0.5})
+    refused("^lambda: a hyperparameter cannot be named like a keyword", plain, ValueError, **{"lambda": 0.5})
+    refused("'class' is not an identifier", plain, ValueError, name="class")
+
+    def swaps(p, g, ema, h, t):
+        return p - h.lr * g, ema
+
+    refused("^ema: a state cannot be named like an argument", swaps, ValueError, states={"ema": 0.0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import keyword
 import math
 import struct
 import textwrap
@@ -25,6 +26,14 @@ from adaptk._trace import PER, Trace, trace_rule
 
 _RANGES = ("(-inf, inf)", "[0, inf)", "(0, inf)", "[0, 1)", "[0, 1]", "(0, 1)", "(1, inf)", "[0, inf]", "bool")
 _COMMON = ("weight_decay", "decoupled", "maximize", "grad_scale")
+# Arguments that the optimizer classes, the functions or those of the adapters have for every rule.
+_ARGUMENTS = frozenset(
+    (
+        *("self", "params", "param", "grad", "step", "last_step", "learning_rate", "convention", "fused", "packed"),
+        *("mask", "clip_norm", "skip_nonfinite", "capturable", "state_dtype", "min_8bit_size", "seed", "param_format"),
+        *("sparse", "zero_grad", "copy_out", "ema"),
+    )
+)
 _lock = threading.Lock()
 _objects: dict[str, TracedRule] = {}  # by the key of the rule
 
@@ -351,7 +360,7 @@ def rule(
         If the function does something that a rule cannot do: branch on a value, call other functions on it, or return
         something else. The message names the line.
     ValueError
-        If a name is taken or is not an identifier, or a default is out of range.
+        If a name is taken, is not an identifier or is that of an option of every rule, or a default is out of range.
 
     Notes
     -----
@@ -386,6 +395,9 @@ def rule(
     >>> my_adam.unregister()
     """
     if function is None:
+        for what, text in (("name", name), ("class_name", class_name), ("summary", summary), ("source", source)):
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{what}: expected a string, got {type(text).__name__}")
         if not isinstance(compile, bool):
             raise TypeError(f"compile: expected a bool, got {type(compile).__name__}")
         texts = _Texts(name, class_name, summary, None, source, _name_of(evaluation))
@@ -427,11 +439,16 @@ def _make(texts: _Texts, parts: _Parts, compiled: bool, function: Callable[..., 
     if not inspect.isfunction(function):
         raise TypeError(f"rule: expected a Python function, got {type(function).__name__}")
     name = function.__name__ if texts.name is None else texts.name
-    if not name.isidentifier() or not name.isascii():
+    if not name.isidentifier() or not name.isascii() or keyword.iskeyword(name):
         raise ValueError(f"name: {name!r} is not an identifier; give the rule a name: @adaptk.rule(name=...)")
     if (name in RULES and RULES[name].program is None) or name in ROW_WISE or name in catalogue.NAMES:
         raise ValueError(f"name: {name!r} is a rule of the library")
-    made = _object_of(_registry.rule_of_program(build(texts, parts, function)), function)
+    try:
+        described = _registry.rule_of_program(build(texts, parts, function))
+    except ValueError as error:
+        # Nobody gave bytes here.
+        raise ValueError(str(error).replace("bytes: ", f"{name}: ", 1)) from None
+    made = _object_of(described, function)
     made.register()
     if compiled:
         try:
@@ -489,6 +506,8 @@ def _check_hyperparameters(
     if "lr" not in given:
         raise TypeError("rule: a rule has a learning rate; give its default: @adaptk.rule(lr=1e-3)")
     own = {}
+    for h in given:
+        _check_name("hyperparameter", h)
     for h in ("lr", *(h for h in given if h != "lr")):
         value = given[h]
         flag = isinstance(value, (bool, np.bool_))
@@ -498,15 +517,27 @@ def _check_hyperparameters(
         interval = ranges.get(h, default)
         if interval not in _RANGES:
             raise ValueError(f"ranges[{h!r}]: {interval!r} is not one of {', '.join(_RANGES)}")
+        if math.isnan(value):
+            raise ValueError(f"{h}: its default is {value}, not in {interval}")
         if h not in _COMMON:
             own[h] = (value, interval)
     return own
 
 
+def _check_name(what: str, name: str) -> None:
+    if keyword.iskeyword(name):
+        raise ValueError(f"{name}: a {what} cannot be named like a keyword of Python")
+    if name in _ARGUMENTS:
+        raise ValueError(f"{name}: a {what} cannot be named like an argument that every rule has")
+
+
 def _check_states(states: Mapping[str, Any], own: Mapping[str, Any], nonnegative: Sequence[str]) -> None:
     if not isinstance(states, Mapping):
         raise TypeError(f"states: expected a dict from name to initial value, got {type(states).__name__}")
+    if isinstance(nonnegative, str):
+        raise TypeError(f"nonnegative: expected a list of states, got the string {nonnegative!r}")
     for s, start in states.items():
+        _check_name("state", s)
         if isinstance(start, str):
             if start not in ("param", "grad", *own):
                 raise ValueError(
@@ -517,6 +548,8 @@ def _check_states(states: Mapping[str, Any], own: Mapping[str, Any], nonnegative
             raise TypeError(f"states[{s!r}]: expected a number, 'param' or 'grad', got {type(start).__name__}")
         elif not math.isfinite(start):
             raise ValueError(f"states[{s!r}]: {start!r} is not finite")
+        elif start < 0 and s in nonnegative:
+            raise ValueError(f"states[{s!r}]: starts as {start!r}, and is named in nonnegative")
     for s in nonnegative:
         if s not in states:
             raise ValueError(f"nonnegative: {s!r} is not a state{hint(s, states)}")
