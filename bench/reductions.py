@@ -10,6 +10,7 @@ many small tensors and on one of that size.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import math
@@ -45,6 +46,10 @@ THEIRS = {
     "novograd": "pytorch_optimizer.NovoGrad",
     "adafactor": "torch.optim.Adafactor",
 }
+# Second implementations, with their options.
+ALSO: dict[str, tuple[str, dict[str, Any]]] = {
+    "adafactor": ("transformers.Adafactor", {"relative_step": False}),  # of Hugging Face; it refuses lr otherwise
+}
 # Rules that treat matrices and vectors differently: they are measured on matrices.
 OF_MATRICES = ("adafactor",)
 
@@ -68,9 +73,11 @@ def over_traffic(name: str, size: int, repeats: int) -> float:
     return statistics.median(own) / statistics.median(probe) * probed / STREAMS[name]
 
 
-def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: int) -> float | None:
+def over_theirs(
+    name: str, path: str, tensors: int, elements: int, threads: int, repeats: int, **options: Any
+) -> float | None:
     """The time of another implementation over adaptk's, on PyTorch tensors; None if it is not installed."""
-    module, cls = THEIRS[name].rsplit(".", 1)
+    module, cls = path.rsplit(".", 1)
     try:
         import torch
 
@@ -80,7 +87,7 @@ def over_theirs(name: str, tensors: int, elements: int, threads: int, repeats: i
     ours: Any = getattr(importlib.import_module("adaptk.torch"), adaptk.catalogue.CLASSES[name])
     torch.set_num_threads(threads)
     steps: list[Callable[[], object]] = []
-    for make in (ours, theirs):
+    for make in (ours, functools.partial(theirs, **options)):
         params = [torch.nn.Parameter(torch.full(shape_of(name, elements), 0.1)) for _ in range(tensors)]
         for p in params:
             p.grad = torch.full(shape_of(name, elements), 0.1)
@@ -103,12 +110,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = {"threads": given.threads, "over_traffic": {}, "over_theirs": {}, "over_theirs_large": {}}
     for name in given.rules or STREAMS:
         found["over_traffic"][name] = ratio = over_traffic(name, _size(given.size), given.repeats)
-        times = over_theirs(name, given.tensors, given.elements, given.threads, given.repeats)
-        found["over_theirs"][name] = times
-        large = over_theirs(name, 1, _size(given.size), given.threads, given.repeats)
-        found["over_theirs_large"][name] = large
-        beside = "not installed" if times is None else f"{times:.1f} times as fast, and {large:.1f} with one tensor"
-        print(f"{name}: {ratio:.2f} of its traffic's time; beside {THEIRS[name]}: {beside}")
+        print(f"{name}: {ratio:.2f} of its traffic's time")
+        others: dict[str, tuple[str, dict[str, Any]]] = {THEIRS[name]: (name, {})}
+        if name in ALSO:
+            path, options = ALSO[name]
+            others[path] = (path, options)
+        for path, (key, options) in others.items():
+            times = over_theirs(name, path, given.tensors, given.elements, given.threads, given.repeats, **options)
+            found["over_theirs"][key] = times
+            large = over_theirs(name, path, 1, _size(given.size), given.threads, given.repeats, **options)
+            found["over_theirs_large"][key] = large
+            beside = "not installed" if times is None else f"{times:.1f} times as fast, and {large:.1f} with one tensor"
+            print(f"    beside {path}: {beside}")
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
 
