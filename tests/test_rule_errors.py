@@ -240,7 +240,7 @@ def test_defaults_out_of_range() -> None:
         return p - h.lr * g
 
     refused(r"^beta: its default is nan, not in \(-inf, inf\)$", plain, ValueError, beta=math.nan)
-    refused("^weight_decay: its default is nan", plain, ValueError, weight_decay=math.nan)
+    refused(r"^weight_decay: its default is nan, not in \[0, inf\)$", plain, ValueError, weight_decay=math.nan)
     refused("^plain: lr: its default is out of its range$", plain, ValueError, lr=-1.0)
     for what in ("name", "class_name", "summary", "source"):
         refused(f"^{what}: expected a string, got int$", plain, **{what: 5})

@@ -513,7 +513,7 @@ def _check_hyperparameters(
         flag = isinstance(value, (bool, np.bool_))
         if not flag and not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{h}: expected a number as default, got {type(value).__name__}")
-        default = "bool" if flag else "[0, inf]" if value == math.inf else _RANGES[1 if h == "lr" else 0]
+        default = "bool" if flag else "[0, inf]" if value == math.inf else _RANGES[1 if h in ("lr", "weight_decay") else 0]
         interval = ranges.get(h, default)
         if interval not in _RANGES:
             raise ValueError(f"ranges[{h!r}]: {interval!r} is not one of {', '.join(_RANGES)}")
