@@ -513,7 +513,8 @@ def _check_hyperparameters(
         flag = isinstance(value, (bool, np.bool_))
         if not flag and not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{h}: expected a number as default, got {type(value).__name__}")
-        default = "bool" if flag else "[0, inf]" if value == math.inf else _RANGES[1 if h in ("lr", "weight_decay") else 0]
+        least = "[0, inf)" if h in ("lr", "weight_decay") else "(-inf, inf)"
+        default = "bool" if flag else "[0, inf]" if value == math.inf else least
         interval = ranges.get(h, default)
         if interval not in _RANGES:
             raise ValueError(f"ranges[{h!r}]: {interval!r} is not one of {', '.join(_RANGES)}")
