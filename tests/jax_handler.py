@@ -144,7 +144,9 @@ def route(monkeypatch: pytest.MonkeyPatch, step: Callable[..., list[Array]]) -> 
     """Replaces XLA's calls by ``step(operands, kept, attributes)``; under vmap, operands have its axes."""
     import jax
 
-    def ffi_call(target: str, results: Any, *, vmap_method: str, input_output_aliases: Any) -> Callable[..., Any]:
+    def ffi_call(
+        target: str, results: Any, *, vmap_method: str, input_output_aliases: Any, has_side_effect: bool
+    ) -> Callable[..., Any]:
         assert input_output_aliases == {i: i for i in range(len(results))}
 
         def run(*operands: Any, **attributes: Any) -> Any:
