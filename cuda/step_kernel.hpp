@@ -324,20 +324,16 @@ template <class R, class T> ADAPTK_DEVICE void step_tiles(const StepLaunch& laun
                     [](const auto&, const Tensor&, std::uint32_t, std::int64_t at, std::int64_t) { return at; });
 }
 
-// The full tiles of a tensor with states in 8 bits, from `at` on. Its pointers, keys and coefficients are copied before
-// the first store: the compiler would load them anew behind each.
+// The full tiles of a tensor with states in 8 bits, from `at` on.
 template <class R>
-ADAPTK_DEVICE std::int64_t step_eight_bit_tiles(const StepCoefficients<R, float> c, const Tensor& table,
-                                                const Side side, std::uint64_t key, std::int64_t at,
-                                                std::int64_t stride) {
-    const Tensor t = table;
+ADAPTK_DEVICE std::int64_t step_eight_bit_tiles(const StepCoefficients<R, float>& c, const Tensor& t, const Side& side,
+                                                std::uint64_t key, std::int64_t at, std::int64_t stride) {
     const Place place{int(threadIdx.x % warp), tile, true};
-    const std::int64_t step = stride * tile;
-    std::int64_t first = (at - table.first_tile) * tile;
-    for (; first <= t.size - tile; first += step)
-        run_stored_tile<R, float>(c, t, NoOtherStates{}, EightBitStates<R, float>{t}, nullptr, &side, key, first,
-                                  place);
-    return table.first_tile + first / tile;
+    const std::int64_t end = t.first_tile + t.size / tile;
+    for (; at < end; at += stride)
+        run_stored_tile<R, float>(c, t, NoOtherStates{}, EightBitStates<R, float>{t}, nullptr, &side, key,
+                                  (at - t.first_tile) * tile, place);
+    return at;
 }
 
 template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunch& launch) {

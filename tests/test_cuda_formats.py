@@ -58,6 +58,20 @@ def start(rule: str, size: int, kinds: list[str], rng: np.random.Generator) -> l
     return made
 
 
+def step_both(device: Library, rule: str, on_host: list[Any], there: list[Any], grads: list[Array], step: int) -> None:
+    """The same step of [params, states] on the CPU and on the device."""
+    options = {"step": step, "seed": 5}
+    getattr(adaptk.ops, rule)(there[0], [device.put(g) for g in grads], *there[1], **options)
+    getattr(adaptk.ops, rule)(on_host[0], grads, *on_host[1], **options)
+
+
+def assert_all_same(device: Library, on_host: list[Any], there: list[Any]) -> None:
+    for i, p in enumerate(on_host[0]):
+        assert_equal(device.get(there[0][i]), p, f"param {i}")
+        for k, of_all in enumerate(on_host[1]):
+            assert_same(device, there[1][k][i], of_all[i], f"state {k} of {i}")
+
+
 # Each kind is aligned with one rule and unaligned with the next.
 CASES = [(rule, kind, (r + k) % 2) for r, rule in enumerate(SEVERAL) for k, kind in enumerate(KINDS)]
 
@@ -74,13 +88,8 @@ def test_functions(device: Library, rule: str, kind: str, offset: int) -> None:
     for step in (1, 2):
         grads = [rng.normal(size=n).astype(np.float32) for n in SIZES]
         grads[4][3] = np.inf  # spoils no other element
-        options = {"step": step, "seed": 5}
-        getattr(adaptk.ops, rule)(params_there, [device.put(g) for g in grads], *states_there, **options)
-        getattr(adaptk.ops, rule)(params, grads, *states, **options)
-    for i, p in enumerate(params):
-        assert_equal(device.get(params_there[i]), p, f"param {i}")
-        for k, of_all in enumerate(states):
-            assert_same(device, states_there[k][i], of_all[i], f"state {k} of {i}")
+        step_both(device, rule, [params, states], [params_there, states_there], grads, step)
+    assert_all_same(device, [params, states], [params_there, states_there])
     # In 4 bits the codes of elements far below the largest stay the same, and the scales change.
     assert any(
         not (np.array_equal(data, s.data) and np.array_equal(scales, s.scales))
@@ -129,13 +138,8 @@ def test_states_in_8_bits(device: Library, rule: str, param: str, grad: str) -> 
         states_there = [[put(device, s) for s in of_all] for of_all in states]
         for step in (3, 4):
             grads = [awkward_blocks(n, rng).astype(FLOATS[grad]) for n in sizes]
-            options = {"step": step, "seed": 5}
-            getattr(adaptk.ops, rule)(params_there, [device.put(g) for g in grads], *states_there, **options)
-            getattr(adaptk.ops, rule)(params, grads, *states, **options)
-            for i, p in enumerate(params):
-                assert_equal(device.get(params_there[i]), p, f"param {i}")
-                for k, of_all in enumerate(states):
-                    assert_same(device, states_there[k][i], of_all[i], f"state {k} of {i}")
+            step_both(device, rule, [params, states], [params_there, states_there], grads, step)
+            assert_all_same(device, [params, states], [params_there, states_there])
 
 
 CHOICES: list[Any] = ["8bit", "8bit_nearest", "8bit_dynamic", "fp8_e4m3", "4bit"]
