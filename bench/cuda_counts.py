@@ -308,8 +308,8 @@ DRAW = "0x7feb352d"
 CODES_PER_DRAW = 4
 
 
-# In the tables, the formats of a tensor's buffers.
-FORMAT_BYTES = re.compile(r"\+0x4[9a-e]\]")
+# In the tables, the formats of a tensor's states.
+FORMAT_BYTES = re.compile(r"\+0x4[b-e]\]")
 
 
 def loops_that_store(kernel: Kernel) -> dict[int, set[int]]:
