@@ -523,9 +523,8 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
         if s > 0:
             # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
-            wanted = Wanted(
-                4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=kernel.rule not in row_wise_rules()
-            )
+            known = s >= 2 and kernel.rule not in row_wise_rules()
+            wanted = Wanted(4, 2, short=s, exchanges=6 * s, scales=s, draws=draws, known=known)
             yield "float32, 8-bit states", wanted, (4, 4, 1 + 4 / 128)
 
 

@@ -163,11 +163,15 @@ template <class R, class T, class Other> struct TableFormats {
     const Tensor& t;
     const Other& other;
     ADAPTK_DEVICE std::uint8_t operator()(int b) const { return format_of(t, other, b); }
+    ADAPTK_DEVICE std::uint64_t key(const Side& side, std::uint64_t of_step, int b) const {
+        return buffer_key(of_step, side.number, std::uint32_t(b));
+    }
 };
 
 // All states in 8 bits, in the formats that "8bit" chooses, with params and gradients in float32 or bfloat16. The
-// formats of states are known when the kernel is compiled: with those of the tables, a third of a step's instructions
-// choose what to do.
+// formats of states are known when the kernel is compiled, so that no instructions choose what to do with them. Keys of
+// random bits are computed once for all tiles. Rules with one state are fast enough without, by counting, and would
+// have too few registers on some devices.
 template <class R, class T> struct EightBitStates {
     using Params = FormatList<Float32, BFloat16>;
     using Second = Params;
@@ -179,14 +183,21 @@ template <class R, class T> struct EightBitStates {
         return found;
     }
     static constexpr std::uint64_t nonnegative = all_nonnegative();
-    static constexpr bool exist = requires { R::states[0].nonnegative; } && std::is_same_v<T, float> && states > 0 &&
+    static constexpr bool exist = requires { R::states[0].nonnegative; } && std::is_same_v<T, float> && states >= 2 &&
                                   states <= int(table_states) && !has_lines<R>;
     ADAPTK_HD static constexpr std::uint8_t of_state(int i) {
         return ((nonnegative >> i) & 1u) != 0 ? number_of<LogarithmicStochastic8> : number_of<Linear8>;
     }
 
     const Tensor& t;
+    std::uint64_t keys[states > 0 ? states : 1];
+    ADAPTK_DEVICE EightBitStates(const Tensor& tensor, const Side& side, std::uint64_t of_step) : t(tensor) {
+#pragma unroll
+        for (int i = 0; i < states; ++i) keys[i] = buffer_key(of_step, side.number, std::uint32_t(2 + i));
+    }
     ADAPTK_DEVICE std::uint8_t operator()(int b) const { return b < 2 ? t.format[b] : of_state(b - 2); }
+    // Params in these formats have no random bits.
+    ADAPTK_DEVICE std::uint64_t key(const Side&, std::uint64_t, int b) const { return b < 2 ? 0 : keys[b - 2]; }
 
     // Words of a tensor's table entry: what is asked for, and of which bytes.
     ADAPTK_HD static constexpr std::uint64_t word() {
@@ -262,7 +273,7 @@ ADAPTK_DEVICE void run_stored_tile(const StepCoefficients<R, T>& c, const Tensor
               std::make_index_sequence<state_count<R>>{});
     const auto side_of = [&](int b) {
         if (side == nullptr) return StateSide{nullptr, 0, 0};
-        return StateSide{beside_of(side, other, b), buffer_key(key, side->number, std::uint32_t(b)), side->first};
+        return StateSide{beside_of(side, other, b), format.key(*side, key, b), side->first};
     };
     store<Params>(p, t.buffer[0], format(0), side_of(0), first, place);
 #pragma unroll
@@ -329,11 +340,11 @@ template <class R>
 ADAPTK_DEVICE std::int64_t step_eight_bit_tiles(const StepCoefficients<R, float>& c, const Tensor& t, const Side& side,
                                                 std::uint64_t key, std::int64_t at, std::int64_t stride) {
     const Place place{int(threadIdx.x % warp), tile, true};
-    const std::int64_t end = t.first_tile + t.size / tile;
-    for (; at < end; at += stride)
-        run_stored_tile<R, float>(c, t, NoOtherStates{}, EightBitStates<R, float>{t}, nullptr, &side, key,
-                                  (at - t.first_tile) * tile, place);
-    return at;
+    const EightBitStates<R, float> formats(t, side, key);
+    std::int64_t first = (at - t.first_tile) * tile;
+    for (; first <= t.size - tile; first += stride * tile)
+        run_stored_tile<R, float>(c, t, NoOtherStates{}, formats, nullptr, &side, key, first, place);
+    return t.first_tile + first / tile;
 }
 
 template <class R, class T> ADAPTK_DEVICE void step_stored_tiles(const StepLaunch& launch) {

@@ -285,10 +285,7 @@ template <class F> ADAPTK_DEVICE float decoded(std::uint32_t code, [[maybe_unuse
 
 // Formats of a byte with a code for what is not finite: most blocks have none, and are decoded and encoded without
 // asking each element.
-template <class F> inline constexpr bool has_finite_blocks = false;
-template <> inline constexpr bool has_finite_blocks<Linear8> = true;
-template <> inline constexpr bool has_finite_blocks<LogarithmicStochastic8> = true;
-template <> inline constexpr bool has_finite_blocks<LogarithmicNearest8> = true;
+template <class F> inline constexpr bool has_finite_blocks = requires(float scale) { F::factor_of_positive(scale); };
 
 // Whether any of the four codes of a word is that of what is not finite. A byte of `z` is zero if so, and then the
 // subtraction sets a highest bit that was not set (Warren, Hacker's Delight, section 6-1).

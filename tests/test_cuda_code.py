@@ -156,7 +156,7 @@ def expected_accesses(k: Kernel, count: int) -> tuple[Counter[str], Counter[str]
         # Blocks in which all is finite have code of their own in these formats.
         twice = blocks & {"int8", "uint8", "uint8_nearest"}
         stores["f32"] += len(blocks) + len(twice) if formats is not seconds else 0
-    if k.type == "f" and 1 <= count <= 4 and k.rule not in ROW_WISE:
+    if k.type == "f" and 2 <= count <= 4 and k.rule not in ROW_WISE:
         # The loop over full tiles with all states in 8 bits, and params and gradients in float32 or bfloat16.
         loads.update({"v4": 2 * 3, "v2": count, "f32": count})
         stores.update({"v4": 3, "v2": count, "f32": 2 * count})

@@ -33,8 +33,6 @@ FALLING: dict[str, tuple[Callable[..., Any], ...]] = {
 @pytest.mark.parametrize("name", FALLING)
 @pytest.mark.parametrize("solver", [s for s in SOLVERS | LBFGS if s != "hess by differences"])
 def test_a_function_without_a_minimum_ends_soon(solver: str, name: str) -> None:
-    if solver in ("sd wolfe", "sd exact", "cg hz") and name == "slope across a valley":
-        pytest.skip("rounding across the valley outweighs the slope along it")
     f, g, h = FALLING[name]
     seen: list[Array] = []
 
@@ -43,12 +41,17 @@ def test_a_function_without_a_minimum_ends_soon(solver: str, name: str) -> None:
         return f(x)
 
     r = (SOLVERS | LBFGS)[solver](watched, [1.0, 1.0], g, h)
-    assert r.status == -6, r.message
     assert not r.success
+    assert np.isfinite(seen).all()  # the function is called with finite points only
+    assert r.fun == f(r.x) < -1000
+    if solver in ("sd wolfe", "sd exact", "cg hz") and name == "slope across a valley":
+        # Rounding across the valley outweighs the slope along it, which these searches need: they go down to the limit.
+        assert r.status == 0, r.message
+        return
+    assert r.status == -6, r.message
     assert "no minimum" in r.message
     assert len(seen) < 1000
-    assert np.isfinite(seen).all()  # the function is called with finite points only
-    assert r.fun == f(r.x) < -1e100
+    assert r.fun < -1e100
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
