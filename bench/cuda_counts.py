@@ -520,7 +520,8 @@ def ways_of_a_tile(kernel: Kernel, states: int, drawn: int) -> Iterator[tuple[st
     else:
         # Pairs of lanes exchange words of params and gradients.
         yield "bfloat16", Wanted(2 + 2 * s, 1 + 2 * s, exchanges=6), (2, 2, 4)
-        if s > 0:
+        # In the loop for all formats, a random draw for one state cannot be told from those of other formats.
+        if s >= 2 or (s == 1 and drawn == 0):
             # For each state: its codes when loaded and stored, and the largest magnitude of 16 lanes.
             draws = constants()["per_lane"] // CODES_PER_DRAW * drawn
             known = s >= 2 and kernel.rule not in row_wise_rules()
